@@ -1,0 +1,1 @@
+"""Data preparation: any corpus to Cerebras-layout HDF5."""

@@ -1,0 +1,1 @@
+"""Compute stages: convert, train, evaluate, export."""

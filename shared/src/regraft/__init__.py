@@ -1,0 +1,1 @@
+"""Regraft: continued pre-training of language models as one request."""

@@ -1,0 +1,48 @@
+"""What a computing core may ask of the world around it.
+
+The cores (data preparation, conversion, training, evaluation) know no queue, database or web server. They report
+through a `Progress`; `NullProgress` is the default, so that each of them runs from a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+Level = Literal["info", "warn", "error"]
+
+
+class Progress(Protocol):
+    """Where a running stage reports to."""
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        """`step` of `total` is done; `metrics` are values at this step; `tokens`: seen so far in this job."""
+
+    def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
+        """Something durable was published at `uri` (kind: `dataset`, `checkpoint`, `evaluation`, `export`)."""
+
+    def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        """A line for the job's history."""
+
+    def should_stop(self) -> bool:
+        """True once the stage shall save and raise `InterruptedStageError`."""
+
+
+class NullProgress:
+    """Reports to nobody and never stops."""
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        return
+
+    def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
+        return
+
+    def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        return
+
+    def should_stop(self) -> bool:
+        return False

@@ -1,0 +1,57 @@
+"""The job specification and the tasks that stages are given: frozen, checked, self-describing."""
+
+from regraft.specs.base import Spec
+from regraft.specs.dataset import DatasetSpec, ValidationSpec
+from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
+from regraft.specs.stages import (
+    ConvertResult,
+    ConvertTask,
+    EvaluateResult,
+    EvaluateTask,
+    ExportResult,
+    ExportTask,
+    PrepareResult,
+    PrepareTask,
+    Scores,
+    TrainResult,
+    TrainTask,
+)
+from regraft.specs.training import (
+    CheckpointSpec,
+    ConstantSchedule,
+    CosineSchedule,
+    EvaluationSpec,
+    LinearSchedule,
+    OptimizerSpec,
+    SchedulePart,
+    TrainingSpec,
+)
+
+__all__ = [
+    "BaseCheckpointSpec",
+    "CheckpointSpec",
+    "ConstantSchedule",
+    "ConvertResult",
+    "ConvertTask",
+    "CosineSchedule",
+    "DatasetSpec",
+    "EvaluateResult",
+    "EvaluateTask",
+    "EvaluationSpec",
+    "ExportResult",
+    "ExportTask",
+    "JobSpec",
+    "LinearSchedule",
+    "OptimizerSpec",
+    "OutputSpec",
+    "PrepareResult",
+    "PrepareTask",
+    "SchedulePart",
+    "Scores",
+    "Spec",
+    "TargetSpec",
+    "TrainResult",
+    "TrainTask",
+    "TrainingSpec",
+    "ValidationSpec",
+]

@@ -1,0 +1,68 @@
+"""A job: what a user sends to `POST /jobs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from regraft.specs.base import Spec
+from regraft.specs.dataset import DatasetSpec
+from regraft.specs.training import TrainingSpec
+
+Format = Literal["hf", "cs-1.8"]
+LabelKey = Annotated[str, Field(min_length=1, max_length=64)]
+LabelValue = Annotated[str, Field(max_length=512)]
+
+
+class BaseCheckpointSpec(Spec):
+    """The model to start from."""
+
+    uri: str = Field(min_length=1)
+    """A Hugging Face model directory: `file:///...` or a path. Family and format are detected."""
+
+
+class TargetSpec(Spec):
+    """The hardware to train on."""
+
+    kind: str = Field(pattern="^[a-z][a-z0-9_]*$")
+    """`cpu`, or another target that a running worker offers."""
+    devices: int = Field(1, ge=1)
+    """Number of devices."""
+
+
+class OutputSpec(Spec):
+    """What to hand over at the end."""
+
+    formats: tuple[Format, ...] = ("hf",)
+    """Checkpoint formats to export."""
+
+    @field_validator("formats")
+    @classmethod
+    def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        if not formats:
+            raise ValueError("name at least one format")
+        if len(set(formats)) != len(formats):
+            raise ValueError("a format is named twice")
+        return formats
+
+
+class JobSpec(Spec):
+    """Continued pre-training of one checkpoint on one corpus. Required: `dataset`, `base_checkpoint`, `target`."""
+
+    name: str = Field("", max_length=200)
+    """A name for people; not unique."""
+    recipe: str | None = None
+    """Named defaults to start from; every field given here overrides the recipe's."""
+    dataset: DatasetSpec
+    """The corpus."""
+    base_checkpoint: BaseCheckpointSpec
+    """The model to start from."""
+    target: TargetSpec
+    """The hardware to train on."""
+    training: TrainingSpec = TrainingSpec()
+    """How to train."""
+    output: OutputSpec = OutputSpec()
+    """What to hand over."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
+    """Up to 16 pairs of the user's own, for finding jobs again."""

@@ -1,0 +1,139 @@
+"""What a stage is given and what it hands back. Cores take these; workers store them as JSON.
+
+Every `*_uri` that a task writes to is a folder that the stage owns or that is content-addressed; see storage.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from regraft.specs.base import Spec
+from regraft.specs.dataset import DatasetSpec
+from regraft.specs.job import Format, TargetSpec
+from regraft.specs.training import TrainingSpec
+
+
+class PrepareTask(Spec):
+    """Corpus to train and eval HDF5."""
+
+    dataset: DatasetSpec
+    tokenizer_uri: str
+    """Tokenizer directory or `tokenizer.json`."""
+    vocab_size: int | None = None
+    """Rows of the model's embedding; a larger tokenizer is refused. Null: not checked."""
+    output_uri: str
+    """Folder of all datasets; the dataset goes to `<output_uri>/<address>`."""
+
+
+class PrepareResult(Spec):
+    """A published dataset: `<uri>/train/*.h5`, `<uri>/eval/*.h5`, `<uri>/manifest.json`."""
+
+    uri: str
+    address: str
+    cached: bool
+    """True when it existed already."""
+    documents: int
+    train_examples: int
+    eval_examples: int
+    train_tokens: int
+    """Tokens of the train split that are counted in the loss."""
+    eval_tokens: int
+    max_sequence_length: int
+
+
+class ConvertTask(Spec):
+    """Base checkpoint to a verified Hugging Face directory that training starts from."""
+
+    checkpoint_uri: str
+    output_uri: str
+    """Folder of all checkpoints; the result goes to `<output_uri>/<address>`."""
+
+
+class ConvertResult(Spec):
+    """A published checkpoint."""
+
+    uri: str
+    address: str
+    cached: bool
+    family: str
+    parameters: int
+    tensors: int
+    vocab_size: int
+    max_position_embeddings: int
+
+
+class TrainTask(Spec):
+    """Dataset and checkpoint to trained checkpoints."""
+
+    dataset_uri: str
+    """A dataset folder (`train/`, `eval/`)."""
+    checkpoint_uri: str
+    """A Hugging Face directory."""
+    training: TrainingSpec
+    target: TargetSpec
+    output_uri: str
+    """Folder of this run; checkpoints go to `<output_uri>/step-<8 digits>`. A run found there is continued."""
+
+
+class TrainResult(Spec):
+    """The last checkpoint of a run."""
+
+    uri: str
+    step: int
+    tokens_seen: int
+    train_loss: float
+    best_uri: str | None = None
+    """With `keep_best`: the checkpoint with the lowest held-out loss."""
+
+
+class EvaluateTask(Spec):
+    """Score checkpoints on the held-out set."""
+
+    dataset_uri: str
+    checkpoints: dict[str, str]
+    """Name (`base`, `trained`) to Hugging Face directory."""
+    batch_size: int
+    precision: str = "fp32"
+    target: TargetSpec
+    output_uri: str
+    """Folder that gets `evaluation.json`."""
+
+
+class Scores(Spec):
+    """Token-weighted scores over the whole held-out set."""
+
+    loss: float
+    """Mean cross entropy in nats per counted token."""
+    perplexity: float
+    """exp(loss)."""
+    accuracy: float
+    """Share of counted tokens whose most likely prediction is right."""
+    tokens: int
+    """Counted tokens."""
+
+
+class EvaluateResult(Spec):
+    """The before/after table."""
+
+    uri: str
+    scores: dict[str, Scores]
+    perplexity_change: float | None = None
+    """trained / base - 1, when both are there; negative is better."""
+
+
+class ExportTask(Spec):
+    """Trained checkpoint to the formats asked for."""
+
+    checkpoint_uri: str
+    formats: tuple[Format, ...]
+    output_uri: str
+    """Folder that gets one folder per format."""
+    provenance: dict[str, object] = Field(default_factory=dict)
+    """Recorded in the model card and the manifest."""
+
+
+class ExportResult(Spec):
+    """Exported checkpoints."""
+
+    artifacts: dict[str, str]
+    """Format to folder."""

@@ -1,0 +1,140 @@
+"""How to train: optimiser, schedule, and when to evaluate and save."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from regraft.specs.base import Spec
+
+Rate = Annotated[float, Field(ge=0.0)]
+Steps = Annotated[int, Field(ge=1)]
+
+
+class LinearPart(Spec):
+    """From one rate to another along a straight line."""
+
+    from_: Rate = Field(alias="from")
+    """Rate at the first step."""
+    to: Rate
+    """Rate after `steps` steps, and from then on."""
+    steps: Steps
+    """Length in optimiser steps."""
+
+
+class CosinePart(Spec):
+    """From one rate to another along half a cosine."""
+
+    from_: Rate = Field(alias="from")
+    """Rate at the first step."""
+    to: Rate
+    """Rate after `steps` steps, and from then on."""
+    steps: Steps
+    """Length in optimiser steps."""
+
+
+class ConstantPart(Spec):
+    """The same rate throughout."""
+
+    value: Rate
+    """The rate."""
+    steps: Steps | None = None
+    """Length in optimiser steps; only the last part may leave it out."""
+
+
+class LinearSchedule(Spec):
+    """A straight part of a schedule."""
+
+    linear: LinearPart
+    """The part."""
+
+
+class CosineSchedule(Spec):
+    """A cosine part of a schedule."""
+
+    cosine: CosinePart
+    """The part."""
+
+
+class ConstantSchedule(Spec):
+    """A constant part of a schedule."""
+
+    constant: ConstantPart
+    """The part."""
+
+
+SchedulePart = LinearSchedule | CosineSchedule | ConstantSchedule
+
+
+class OptimizerSpec(Spec):
+    """AdamW in the order Cerebras and the first Hugging Face AdamW use: eps is added before bias correction."""
+
+    name: Literal["adamw"] = "adamw"
+    """The optimiser."""
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(1.0e-6, gt=0.0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0.0)
+    """Decoupled decay; biases and norms are left out, embeddings are not."""
+    correct_bias: bool = True
+    """Divide by the moments' start-up bias."""
+    max_gradient_norm: float | None = Field(1.0, gt=0.0)
+    """Global L2 norm at which gradients are clipped; null switches clipping off."""
+
+
+class EvaluationSpec(Spec):
+    """Evaluation while training."""
+
+    every_steps: Steps | None = None
+    """Score the held-out set every so many steps; null: only before and after."""
+
+
+class CheckpointSpec(Spec):
+    """Saving while training."""
+
+    every_steps: Steps = 1000
+    """Save every so many steps, and at the last one."""
+    keep_last: Steps = 3
+    """Checkpoints kept; older ones are deleted, the best one excepted."""
+    keep_best: Literal["val_loss"] | None = None
+    """Also keep the checkpoint with the lowest held-out loss."""
+
+
+class TrainingSpec(Spec):
+    """The training run."""
+
+    batch_size: int = Field(8, ge=1)
+    """Sequences in one optimiser step, over all devices."""
+    max_steps: Steps | None = None
+    """Optimiser steps; null: one pass over the training windows."""
+    seed: int = Field(1, ge=0, lt=2**63)
+    """Seed of the sample order and of dropout."""
+    shuffle: bool = True
+    """Read the windows in a random order, a new one each epoch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: forward and backward in bfloat16 where it is safe, weights and optimiser in fp32."""
+    learning_rate: float = Field(6.0e-6, gt=0.0)
+    """Peak rate of the default schedule; has no effect when `schedule` is given."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimiser."""
+    schedule: tuple[SchedulePart, ...] | None = None
+    """Parts one after the other, each counted from its own start. Default: warm up over the first 1 % of the steps to
+    `learning_rate`, then a cosine to a tenth of it."""
+    evaluate: EvaluationSpec = EvaluationSpec()
+    """Periodic evaluation."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Periodic saving."""
+    log_every_steps: Steps = 10
+    """Report metrics every so many steps."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _only_the_last_part_is_endless(cls, parts: tuple[SchedulePart, ...] | None) -> tuple[SchedulePart, ...] | None:
+        if parts is not None and not parts:
+            raise ValueError("a schedule needs at least one part")
+        for part in (parts or ())[:-1]:
+            if isinstance(part, ConstantSchedule) and part.constant.steps is None:
+                raise ValueError("only the last part of a schedule may leave out its steps")
+        return parts

@@ -1,0 +1,18 @@
+"""Where artifacts live. An artifact is a folder that exists when its `manifest.json` verifies."""
+
+from regraft.storage.local import local_path, to_uri
+from regraft.storage.manifest import FileEntry, Manifest, file_sha256, read_manifest, verify
+from regraft.storage.publish import Draft, is_published, publish
+
+__all__ = [
+    "Draft",
+    "FileEntry",
+    "Manifest",
+    "file_sha256",
+    "is_published",
+    "local_path",
+    "publish",
+    "read_manifest",
+    "to_uri",
+    "verify",
+]
