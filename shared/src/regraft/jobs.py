@@ -136,8 +136,8 @@ def status_of_job(current: JobStatus, stages: Mapping[StageName, StageStatus]) -
         return JobStatus.SUCCEEDED
     if StageStatus.RUNNING in values:
         return JobStatus.RUNNING if current is JobStatus.QUEUED else current
-    if StageStatus.FAILED in values:
-        return JobStatus.FAILED
     if current is JobStatus.CANCELLING:
         return JobStatus.CANCELLED
+    if StageStatus.FAILED in values:
+        return JobStatus.FAILED
     return current

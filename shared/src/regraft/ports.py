@@ -21,7 +21,8 @@ class Progress(Protocol):
         """`step` of `total` is done; `metrics` are values at this step; `tokens`: seen so far in this job."""
 
     def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
-        """Something durable was published at `uri` (kind: `dataset`, `checkpoint`, `evaluation`, `export`)."""
+        """Something durable was published at `uri` (kind: `dataset`, `checkpoint`, `evaluation`, `export`), or what was
+        there has been deleted by retention (kind: `pruned`)."""
 
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         """A line for the job's history."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from regraft import recipes
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.training import TrainingSpec
@@ -66,3 +67,8 @@ class JobSpec(Spec):
     """What to hand over."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
     """Up to 16 pairs of the user's own, for finding jobs again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_recipe(cls, raw: object) -> object:
+        return recipes.fill(raw) if isinstance(raw, dict) and raw.get("recipe") is not None else raw

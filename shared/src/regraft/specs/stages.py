@@ -20,7 +20,9 @@ class PrepareTask(Spec):
     tokenizer_uri: str
     """Tokenizer directory or `tokenizer.json`."""
     vocab_size: int | None = None
-    """Rows of the model's embedding; a larger tokenizer is refused. Null: not checked."""
+    """Rows of the model's embedding; a larger tokenizer is refused. Null: taken from `checkpoint_uri`."""
+    checkpoint_uri: str | None = None
+    """The model the dataset is for: its vocabulary and positions bound the dataset's. Null: not checked."""
     output_uri: str
     """Folder of all datasets; the dataset goes to `<output_uri>/<address>`."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from regraft.specs.base import Spec
 
@@ -64,7 +65,22 @@ class ConstantSchedule(Spec):
     """The part."""
 
 
-SchedulePart = LinearSchedule | CosineSchedule | ConstantSchedule
+def _kind(part: object) -> str | None:
+    """The one key of a part, so that an error speaks of that kind only."""
+    keys = list(part) if isinstance(part, Mapping) else list(type(part).model_fields) if isinstance(part, Spec) else []
+    return str(keys[0]) if len(keys) == 1 else None
+
+
+SchedulePart = Annotated[
+    Annotated[LinearSchedule, Tag("linear")]
+    | Annotated[CosineSchedule, Tag("cosine")]
+    | Annotated[ConstantSchedule, Tag("constant")],
+    Discriminator(
+        _kind,
+        custom_error_type="schedule_part",
+        custom_error_message="A part of a schedule has exactly one key: linear, cosine or constant",
+    ),
+]
 
 
 class OptimizerSpec(Spec):

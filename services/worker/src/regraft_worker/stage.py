@@ -1,0 +1,37 @@
+"""The stage process of this service: `python -m regraft_worker.stage <stage>`."""
+
+from __future__ import annotations
+
+import sys
+
+from regraft import child
+from regraft.ports import Progress
+from regraft.specs import ConvertTask, EvaluateTask, ExportTask, Spec, TrainTask
+
+
+def _convert(task: str, progress: Progress) -> Spec:
+    from regraft_worker.conversion.convert import convert
+
+    return convert(ConvertTask.model_validate_json(task), progress)
+
+
+def _train(task: str, progress: Progress) -> Spec:
+    from regraft_worker.trainer.loop import train
+
+    return train(TrainTask.model_validate_json(task), progress)
+
+
+def _evaluate(task: str, progress: Progress) -> Spec:
+    from regraft_worker.trainer.evaluate import evaluate
+
+    return evaluate(EvaluateTask.model_validate_json(task), progress)
+
+
+def _export(task: str, progress: Progress) -> Spec:
+    from regraft_worker.conversion.export import export
+
+    return export(ExportTask.model_validate_json(task), progress)
+
+
+if __name__ == "__main__":
+    sys.exit(child.run({"convert": _convert, "train": _train, "evaluate": _evaluate, "export": _export}))

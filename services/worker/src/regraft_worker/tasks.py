@@ -1,0 +1,35 @@
+"""The Celery worker of this service; the only file here that knows Celery. It never imports torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from regraft.jobs import StageName
+from regraft.jobstore import make_engine
+from regraft.logs import log_to_stderr
+from regraft.plan import ON_TARGET
+from regraft.queue import make_celery
+from regraft.settings import Settings
+from regraft.workerprocess import Service
+from regraft.workerprocess import serve as serve_stages
+
+
+def serve() -> None:
+    """Run a compute worker: takes `convert`, `train`, `evaluate` and `export` stages until stopped."""
+    settings = Settings()
+    log_to_stderr(settings)
+    targets = _probe()
+    on_target = [f"{stage}.{target}" for stage in ON_TARGET for target in targets]
+    queues = [StageName.CONVERT, *on_target, StageName.EXPORT]
+    service = Service(name="worker", module="regraft_worker.stage", queues=queues, offers={"targets": targets})
+    app = make_celery(settings, queues=service.queues)
+    serve_stages(app, make_engine(settings), settings, service)
+
+
+def _probe() -> dict[str, Any]:
+    command = [sys.executable, "-m", "regraft_worker.probe"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return found

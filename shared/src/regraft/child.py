@@ -1,0 +1,131 @@
+"""The stage process: runs one computing core and tells its supervisor about it, one JSON object a line.
+
+The supervisor starts `python -m <service>.stage <stage>` with the task on standard input. Lines go to what was
+standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save and
+stop. The process dies with its supervisor.
+
+Line types: `step`, `artifact`, `event`, and last one of `result`, `error`, `stopped`. No such last line: it crashed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from regraft.errors import InterruptedStageError, RegraftError
+from regraft.jobs import ReasonClass
+from regraft.ports import Level, Progress
+from regraft.specs import Spec
+
+StageFunction = Callable[[str, Progress], Spec]
+"""Takes the task as JSON and a progress port, returns the result."""
+
+PR_SET_PDEATHSIG = 1
+
+
+class LineProgress:
+    """A `Progress` that writes lines."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._stop = threading.Event()
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        self.write("step", step=step, metrics=dict(metrics), total=total, tokens=tokens)
+
+    def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
+        self.write("artifact", kind=kind, uri=uri, metadata=dict(metadata))
+
+    def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        self.write("event", message=message, level=level, data=None if data is None else dict(data))
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Called by the signal handler."""
+        self._stop.set()
+
+    def write(self, type_: str, **fields: Any) -> None:
+        """One line, out at once."""
+        self._out.write(json.dumps({"type": type_, **fields}) + "\n")
+        self._out.flush()
+
+
+def run(functions: Mapping[str, StageFunction]) -> int:
+    """The whole life of a stage process; returns its exit status."""
+    die_with_parent()
+    out = take_stdout()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    progress = LineProgress(out)
+    signal.signal(signal.SIGTERM, lambda *_: progress.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    return _call(functions[sys.argv[1]], sys.stdin.read(), progress)
+
+
+def _call(function: StageFunction, task: str, progress: LineProgress) -> int:
+    try:
+        result = function(task, progress)
+    except InterruptedStageError:
+        progress.write("stopped")
+        return 0
+    except RegraftError as error:
+        progress.write("error", **error_fields(error))
+        return 1
+    except MemoryError:
+        progress.write(
+            "error",
+            reason="out_of_memory",
+            reason_class=ReasonClass.CAPACITY,
+            message="not enough memory for this stage",
+        )
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"no space left on the device: {error.filename or 'storage'}"
+        progress.write("error", reason="disk_full", reason_class=ReasonClass.CAPACITY, message=message)
+        return 1
+    progress.write("result", result=result.model_dump(mode="json"))
+    return 0
+
+
+def error_fields(error: RegraftError) -> dict[str, Any]:
+    """What is kept of an error: never a traceback."""
+    value = error.value if isinstance(error.value, str | int | float | bool | None) else repr(error.value)
+    return {
+        "reason": error.reason,
+        "reason_class": error.reason_class,
+        "message": str(error),
+        "field": error.field,
+        "value": value,
+        "remedy": error.remedy,
+    }
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the supervisor dies, then make sure it has not died already."""
+    expected = os.environ.get("REGRAFT_SUPERVISOR_PID")
+    if expected is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(expected):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_stdout() -> TextIO:
+    """Keep standard output for lines; whatever else prints goes to standard error."""
+    sys.stdout.flush()
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return lines

@@ -1,0 +1,109 @@
+"""What follows from a change: events, stages that became ready, the job's own status.
+
+Every function here runs inside a transaction that has locked the job's row.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from regraft import jobs as rules
+from regraft.errors import NotFoundError
+from regraft.jobs import JobStatus, ReasonClass, StageName, StageStatus
+from regraft.models import Event, Job, Outbox, Stage
+
+
+def lock_job(session: Session, job_id: str) -> Job:
+    """The job's row, locked until the transaction ends.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    if job is None:
+        raise NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
+    return job
+
+
+def stages_of(session: Session, job: Job) -> list[Stage]:
+    """The job's stages in order, read under the job's lock."""
+    statement = select(Stage).where(Stage.job_id == job.id).order_by(Stage.position)
+    return list(session.scalars(statement.execution_options(populate_existing=True)))
+
+
+def add_event(
+    session: Session,
+    job: Job,
+    message: str,
+    *,
+    stage: str | None = None,
+    level: str = "info",
+    type_: str = "message",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Append to the job's history; the job's row is the counter."""
+    statement = update(Job).where(Job.id == job.id).values(last_event=Job.last_event + 1).returning(Job.last_event)
+    seq = session.execute(statement).scalar_one()
+    session.add(Event(job_id=job.id, seq=seq, stage=stage, level=level, type=type_, message=message, data=data))
+
+
+def set_stage(session: Session, job: Job, stage: Stage, status: StageStatus, *, message: str | None = None) -> None:
+    """Move a stage along the table, with its event."""
+    stage.status = rules.stage_transition(StageStatus(stage.status), status)
+    if status in rules.STAGE_ENDED:
+        stage.finished_at = func.now()
+    text = f"{stage.name} is {status}" + (f": {message}" if message else "")
+    level = "error" if status is StageStatus.FAILED else "info"
+    add_event(session, job, text, stage=stage.name, level=level, type_="state", data={"status": status})
+
+
+def announce(session: Session, stage: Stage, *, delay: float = 0.0) -> None:
+    """Write the message that says this stage is ready, to be sent in `delay` seconds."""
+    at = func.now() + timedelta(seconds=delay)
+    stage.available_at = at
+    stage.announced_at = at
+    session.add(Outbox(stage_id=stage.id, queue=stage.queue, available_at=at))
+
+
+def advance(session: Session, job: Job) -> None:
+    """Make stages ready whose needs are met, drop those that can no longer run, and set the job's status."""
+    stages = stages_of(session, job)
+    failed = next((stage for stage in stages if stage.status == StageStatus.FAILED), None)
+    if failed is not None:
+        _give_up_the_rest(session, job, stages, failed)
+    statuses = {StageName(stage.name): StageStatus(stage.status) for stage in stages}
+    for name in rules.now_ready(statuses):
+        stage = next(stage for stage in stages if stage.name == name)
+        set_stage(session, job, stage, StageStatus.READY)
+        announce(session, stage)
+        statuses[name] = StageStatus.READY
+    _set_job_status(session, job, rules.status_of_job(JobStatus(job.status), statuses), failed)
+
+
+def _give_up_the_rest(session: Session, job: Job, stages: list[Stage], failed: Stage) -> None:
+    for stage in stages:
+        if stage.status in (StageStatus.PENDING, StageStatus.READY):
+            stage.reason, stage.reason_class = f"{failed.name}_failed", failed.reason_class
+            set_stage(session, job, stage, StageStatus.CANCELLED)
+
+
+def _set_job_status(session: Session, job: Job, status: JobStatus, failed: Stage | None) -> None:
+    if status == job.status:
+        return
+    job.status = rules.job_transition(JobStatus(job.status), status)
+    if status is JobStatus.RUNNING:
+        job.started_at = func.coalesce(Job.started_at, func.now())
+    if status is JobStatus.FAILED and failed is not None:
+        job.reason, job.reason_class = failed.reason, failed.reason_class
+        job.message = f"{failed.name}: {failed.message}"
+    if status is JobStatus.CANCELLED:
+        job.reason, job.reason_class = "cancelled", ReasonClass.USER_REQUEST
+    if status in rules.JOB_ENDED:
+        job.finished_at = func.now()
+    level = "error" if status is JobStatus.FAILED else "info"
+    add_event(session, job, f"job is {status}", level=level, type_="state", data={"status": status})
+    session.flush()

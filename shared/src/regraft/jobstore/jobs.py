@@ -1,0 +1,167 @@
+"""Jobs as the API sees them: create, read, list, cancel, and what they left behind."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Engine, Select, select, tuple_
+from sqlalchemy.orm import Session
+
+from regraft import jobs as rules
+from regraft.errors import ConflictError, NotFoundError
+from regraft.jobs import NEEDS, JobStatus, StageStatus
+from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
+from regraft.models import Artifact, Event, Job, Metric, Stage
+from regraft.plan import queue_for
+from regraft.specs import JobSpec
+
+Order = Literal["asc", "desc"]
+
+
+class Jobs:
+    """Rows returned are detached: what was read is there, nothing more is fetched."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, spec: JobSpec, *, warnings: Sequence[str] = ()) -> Job:
+        """Write the job, its stages, its first event and the first messages in one transaction."""
+        job_id = f"job-{secrets.token_hex(8)}"
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            job = Job(
+                id=job_id,
+                name=spec.name,
+                spec=spec.model_dump(mode="json", by_alias=True),
+                labels=dict(spec.labels),
+                warnings=list(warnings),
+                status=JobStatus.QUEUED,
+            )
+            session.add(job)
+            session.flush()
+            session.add_all(_stages(job_id, spec))
+            session.flush()
+            add_event(session, job, "job is queued", type_="state", data={"status": JobStatus.QUEUED})
+            for warning in warnings:
+                add_event(session, job, warning, level="warn")
+            advance(session, job)
+        return self.get(job_id)
+
+    def get(self, job_id: str) -> Job:
+        """One job with its stages and attempts.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with Session(self._engine, expire_on_commit=False) as session:
+            job = session.get(Job, job_id)
+            if job is None:
+                raise NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
+            return job
+
+    def find(
+        self,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        status: JobStatus | None = None,
+        labels: Mapping[str, str] | None = None,
+        order: Order = "desc",
+    ) -> tuple[list[Job], bool]:
+        """Up to `limit` jobs in the order they were created, and whether there are more."""
+        statement = select(Job)
+        if status is not None:
+            statement = statement.where(Job.status == status)
+        if labels:
+            statement = statement.where(Job.labels.contains(dict(labels)))
+        with Session(self._engine, expire_on_commit=False) as session:
+            for cursor, forward in ((after, order == "asc"), (before, order == "desc")):
+                if cursor is not None:
+                    statement = _past(session, statement, cursor, forward=forward)
+            # `before` asks for the page that ends at the cursor: read backwards from it, then turn round.
+            backwards = before is not None
+            ascending = (order == "asc") != backwards
+            statement = statement.order_by(Job.seq.asc() if ascending else Job.seq.desc())
+            rows = list(session.scalars(statement.limit(limit + 1)))
+        page = rows[:limit]
+        return (page[::-1] if backwards else page), len(rows) > limit
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; what runs is told to, what does not run never will.
+
+        Raises:
+            NotFoundError: there is no such job.
+            ConflictError: it has ended.
+        """
+        with Session(self._engine) as session, session.begin():
+            job = lock_job(session, job_id)
+            status = JobStatus(job.status)
+            if status in rules.JOB_ENDED:
+                raise ConflictError(f"the job has already {status}", field="job_id", value=job_id)
+            if status is not JobStatus.CANCELLING:
+                job.status = rules.job_transition(status, JobStatus.CANCELLING)
+                add_event(session, job, "cancellation was asked for", type_="state", data={"status": job.status})
+                for stage in stages_of(session, job):
+                    if stage.status in (StageStatus.PENDING, StageStatus.READY):
+                        stage.reason, stage.reason_class = "cancelled", rules.ReasonClass.USER_REQUEST
+                        set_stage(session, job, stage, StageStatus.CANCELLED)
+                advance(session, job)
+        return self.get(job_id)
+
+    def events(self, job_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
+        """Events with a sequence number above `after`."""
+        self.get(job_id)
+        statement = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq)
+        return self._page(statement, limit)
+
+    def metrics(
+        self, job_id: str, *, names: Sequence[str], after: tuple[int, str, str] | None, limit: int
+    ) -> tuple[list[Metric], bool]:
+        """Points in the order of (step, stage, name), after the one that `after` names."""
+        self.get(job_id)
+        key = (Metric.step, Metric.stage, Metric.name)
+        statement = select(Metric).where(Metric.job_id == job_id)
+        if after is not None:
+            statement = statement.where(tuple_(*key) > tuple_(*after))
+        if names:
+            statement = statement.where(Metric.name.in_(names))
+        return self._page(statement.order_by(*key), limit)
+
+    def artifacts(self, job_id: str, *, kind: str, after: str | None, limit: int) -> tuple[list[Artifact], bool]:
+        """Artifacts of a kind in the order they were published, after the one with the id `after`."""
+        self.get(job_id)
+        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind == kind)
+        if after is not None:
+            seq = select(Artifact.seq).where(Artifact.id == after).scalar_subquery()
+            statement = statement.where(Artifact.seq > seq)
+        return self._page(statement.order_by(Artifact.seq), limit)
+
+    def _page(self, statement: Select[Any], limit: int) -> tuple[list[Any], bool]:
+        with Session(self._engine, expire_on_commit=False) as session:
+            rows = list(session.scalars(statement.limit(limit + 1)))
+        return rows[:limit], len(rows) > limit
+
+
+def _stages(job_id: str, spec: JobSpec) -> list[Stage]:
+    return [
+        Stage(
+            id=f"{job_id}.{name}",
+            job_id=job_id,
+            name=name,
+            position=position,
+            queue=queue_for(name, spec),
+            status=StageStatus.PENDING,
+        )
+        for position, name in enumerate(NEEDS)
+    ]
+
+
+def _past(session: Session, statement: Select[Any], job_id: str, *, forward: bool) -> Select[Any]:
+    seq = session.scalar(select(Job.seq).where(Job.id == job_id))
+    if seq is None:
+        raise NotFoundError(
+            "the cursor is not a job", field="after", value=job_id, remedy="Use the id of a listed job."
+        )
+    return statement.where(Job.seq > seq if forward else Job.seq < seq)

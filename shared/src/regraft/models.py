@@ -1,0 +1,167 @@
+"""The tables. Postgres is the truth; every other process and Redis may vanish at any moment.
+
+Times are `timestamptz` set by the database's clock. Writers of anything that belongs to a job lock the job's row first,
+so that two of them never wait for each other crosswise.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own protocol
+        datetime: DateTime(timezone=True),
+        Json: JSONB(none_as_null=True),
+        list[str]: JSONB,
+        str: Text,
+    }
+
+
+class Job(Base):
+    """A request and where it stands."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
+    name: Mapped[str]
+    spec: Mapped[Json]
+    labels: Mapped[Json]
+    warnings: Mapped[list[str]]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    reason_class: Mapped[str | None]
+    message: Mapped[str | None]
+    last_event: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="selectin", viewonly=True)
+
+
+class Stage(Base):
+    """One step of a job. `epoch` is the fencing token: it rises with each claim, and a write with an old one fails."""
+
+    __tablename__ = "stages"
+    __table_args__ = (Index("stages_by_status", "status", "lease_until"), Index("stages_by_job", "job_id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    position: Mapped[int]
+    queue: Mapped[str]
+    status: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    announced_at: Mapped[datetime | None]
+    progress: Mapped[Json | None]
+    result: Mapped[Json | None]
+    reason: Mapped[str | None]
+    reason_class: Mapped[str | None]
+    message: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    attempts: Mapped[list[Attempt]] = relationship(order_by="Attempt.epoch", lazy="selectin", viewonly=True)
+
+
+class Attempt(Base):
+    """One try of a stage by one worker."""
+
+    __tablename__ = "attempts"
+
+    stage_id: Mapped[str] = mapped_column(ForeignKey("stages.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    worker: Mapped[str]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    reason_class: Mapped[str | None]
+    message: Mapped[str | None]
+    detail: Mapped[Json | None]
+    exit_status: Mapped[int | None]
+    signal: Mapped[int | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """A line of a job's history; `seq` has no gaps within a job, so a reader's cursor never skips one."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    stage: Mapped[str | None]
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Metric(Base):
+    """One value at one step. A later attempt that repeats a step overwrites it."""
+
+    __tablename__ = "metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    value: Mapped[float]
+    tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Artifact(Base):
+    """Something durable that a stage published: a checkpoint, a dataset, an evaluation, an export."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    stage: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str]
+    uri: Mapped[str]
+    detail: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Outbox(Base):
+    """A message to be sent, written in the transaction that makes it true."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    stage_id: Mapped[str] = mapped_column(ForeignKey("stages.id", ondelete="CASCADE"))
+    queue: Mapped[str]
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A worker process, what it can run, and when it last said so."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    service: Mapped[str]
+    version: Mapped[str]
+    queues: Mapped[list[str]]
+    offers: Mapped[Json]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

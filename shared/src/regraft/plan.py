@@ -1,0 +1,88 @@
+"""What each stage of a job is given, and which queue it waits in. Pure: reads no file and no table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from regraft.jobs import StageName
+from regraft.specs import (
+    ConvertTask,
+    EvaluateTask,
+    ExportTask,
+    JobSpec,
+    PrepareTask,
+    Spec,
+    TrainTask,
+)
+
+Results = Mapping[StageName, Mapping[str, Any]]
+
+# Stages that compute with the model run where the target is; the others run anywhere.
+ON_TARGET = (StageName.TRAIN, StageName.EVALUATE)
+
+
+def queue_for(stage: StageName, spec: JobSpec) -> str:
+    """The queue a stage waits in: one per stage, and per target where the hardware matters."""
+    return f"{stage}.{spec.target.kind}" if stage in ON_TARGET else str(stage)
+
+
+def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, storage: str) -> Spec:
+    """The task of a stage whose needs are met; `results` holds what finished stages handed back."""
+    folder = f"{storage.rstrip('/')}/jobs/{job_id}"
+    match stage:
+        case StageName.PREPARE:
+            return _prepare(spec, storage)
+        case StageName.CONVERT:
+            return ConvertTask(checkpoint_uri=spec.base_checkpoint.uri, output_uri=f"{storage.rstrip('/')}/checkpoints")
+        case StageName.TRAIN:
+            return TrainTask(
+                dataset_uri=results[StageName.PREPARE]["uri"],
+                checkpoint_uri=results[StageName.CONVERT]["uri"],
+                training=spec.training,
+                target=spec.target,
+                output_uri=f"{folder}/train",
+            )
+        case StageName.EVALUATE:
+            return _evaluate(spec, results, folder)
+        case StageName.EXPORT:
+            return ExportTask(
+                checkpoint_uri=results[StageName.TRAIN]["uri"],
+                formats=spec.output.formats,
+                output_uri=f"{folder}/export",
+                provenance=_provenance(job_id, spec, results),
+            )
+
+
+def _prepare(spec: JobSpec, storage: str) -> PrepareTask:
+    own = spec.dataset.tokenizer == "checkpoint"
+    return PrepareTask(
+        dataset=spec.dataset,
+        tokenizer_uri=spec.base_checkpoint.uri if own else spec.dataset.tokenizer,
+        checkpoint_uri=spec.base_checkpoint.uri,
+        output_uri=f"{storage.rstrip('/')}/datasets",
+    )
+
+
+def _evaluate(spec: JobSpec, results: Results, folder: str) -> EvaluateTask:
+    return EvaluateTask(
+        dataset_uri=results[StageName.PREPARE]["uri"],
+        checkpoints={"base": results[StageName.CONVERT]["uri"], "trained": results[StageName.TRAIN]["uri"]},
+        batch_size=spec.training.batch_size,
+        precision=spec.training.precision,
+        target=spec.target,
+        output_uri=folder,
+    )
+
+
+def _provenance(job_id: str, spec: JobSpec, results: Results) -> dict[str, object]:
+    return {
+        "job": job_id,
+        "base_checkpoint": spec.base_checkpoint.uri,
+        "corpus": spec.dataset.uri,
+        "dataset": results[StageName.PREPARE]["address"],
+        "training": spec.training.model_dump(mode="json", by_alias=True),
+        "steps": results[StageName.TRAIN]["step"],
+        "tokens_seen": results[StageName.TRAIN]["tokens_seen"],
+        "evaluation": results[StageName.EVALUATE]["scores"],
+    }

@@ -1,0 +1,76 @@
+"""Celery over Redis. A message is a stage's id and only a hint: lost, doubled or late ones change nothing.
+
+So it is acknowledged before it is worked on, nothing is stored about its result, and no timeout of the broker matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import OperationalError
+
+from regraft.errors import InvalidInputError
+from regraft.settings import Settings
+
+TASK = "regraft.run_stage"
+
+
+def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
+    """A Celery application on `settings.redis_url` that consumes `queues`.
+
+    Raises:
+        InvalidInputError: no broker is configured.
+    """
+    if not settings.redis_url:
+        raise InvalidInputError(
+            "a Redis URL is needed",
+            field="REGRAFT_REDIS_URL",
+            remedy="Set it to redis://:password@host:6379/0, or use `regraft up`, which starts a server.",
+        )
+    app = Celery("regraft", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,
+        task_default_delivery_mode="transient",
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
+        task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+def register(app: Celery, run: Callable[[str], None]) -> None:
+    """Make `run(stage_id)` the application's one task."""
+    app.task(run, name=TASK, ignore_result=True)
+
+
+class Broker:
+    """What the dispatcher does with the queue."""
+
+    Unreachable = OperationalError
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def publish(self, queue: str, stage_id: str) -> None:
+        """Send the hint. Raises `Broker.Unreachable` at once when the broker is away; the outbox tries again."""
+        self._app.send_task(TASK, args=[stage_id], queue=queue, retry=False)
+
+    def is_empty(self, queue: str) -> bool:
+        """Whether no hint waits in the queue."""
+        with self._app.connection_for_read() as connection:
+            return int(connection.default_channel.queue_declare(queue=queue).message_count) == 0
+
+    def ping(self) -> None:
+        """Raises `Broker.Unreachable` when the broker does not answer."""
+        with self._app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)

@@ -1,0 +1,67 @@
+"""Settings of every process, read from the environment (prefix `REGRAFT_`) by whoever composes a process.
+
+Nothing here is global: `Settings()` is called in a composition root and handed down.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One value per environment variable, e.g. `database_url` is `REGRAFT_DATABASE_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix="REGRAFT_", extra="ignore", use_attribute_docstrings=True)
+
+    home: Path = Path("~/.regraft")
+    """Folder for everything that a machine keeps: artifacts, logs, the embedded servers' data."""
+    database_url: str = ""
+    """PostgreSQL, e.g. `postgresql://user:password@host/regraft`. Empty: `regraft up` starts its own."""
+    redis_url: str = ""
+    """Redis or Valkey, e.g. `redis://:password@host:6379/0`. Empty: `regraft up` starts its own."""
+    storage_uri: str = ""
+    """Where artifacts go; every service must see it. Empty: `storage` under `home`."""
+    api_host: str = "127.0.0.1"
+    """Address the API listens on."""
+    api_port: int = Field(8000, ge=0, le=65535)
+    """Port the API listens on."""
+    api_url: str = "http://127.0.0.1:8000"
+    """Where the command line finds the API."""
+    check_files: bool = True
+    """Let `POST /jobs` look at corpus and checkpoint. Switch off where the API does not mount them."""
+    lease_seconds: float = Field(30.0, gt=0)
+    """How long a worker may be silent before its stage is given to another."""
+    max_attempts: int = Field(3, ge=1)
+    """Tries of one stage when it fails for a reason that a retry can mend."""
+    retry_seconds: float = Field(5.0, ge=0)
+    """Wait before the second try; doubled for each further one."""
+    announce_seconds: float = Field(15.0, gt=0)
+    """A ready stage that nobody has taken is announced again after this long."""
+    stop_seconds: float = Field(120.0, gt=0)
+    """How long a stage may take to save when it is asked to stop; then it is killed."""
+    log_level: str = "INFO"
+    """Level of the processes' own logs."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the driver this project uses."""
+        scheme, _, rest = self.database_url.partition("://")
+        return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+    @property
+    def storage_root(self) -> str:
+        """`storage_uri`, or its default."""
+        return self.storage_uri or (self.home / "storage").as_uri()
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the output of stage processes goes."""
+        return self.home / "logs"

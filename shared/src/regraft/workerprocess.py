@@ -1,0 +1,108 @@
+"""The life of a Celery worker that supervises stages: start, heartbeat row, drain on SIGTERM.
+
+One pool thread, so one stage at a time; the pool is made of threads because the work is in child processes and the
+supervisor must outlive their crashes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from celery import Celery, signals
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from regraft.jobstore import Leases, Workers
+from regraft.queue import register
+from regraft.runner import Supervisor
+from regraft.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What a worker service is made of."""
+
+    name: str
+    module: str
+    """Module with its stage process, e.g. `regraft_worker.stage`."""
+    queues: Sequence[str]
+    offers: Mapping[str, Any]
+    """What it can run, for the API to check requests against: `targets` with facts about each, `sources`."""
+
+
+def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> None:
+    """Run the worker until it is told to stop; returns after the running stage has saved and been handed back."""
+    name = f"{service.name}@{socket.gethostname()}-{os.getpid()}"
+    supervisor = Supervisor(leases=Leases(engine, settings), settings=settings, worker=name, module=service.module)
+    register(app, supervisor.run)
+    beat = Heartbeat(Workers(engine), name, service)
+    # Celery connects signals weakly; these two live as long as this call.
+    started: Callable[..., None] = lambda **_: beat.start()  # noqa: E731
+    leaving: Callable[..., None] = lambda **_: supervisor.drain.set()  # noqa: E731
+    signals.worker_ready.connect(started, weak=False)
+    signals.worker_shutting_down.connect(leaving, weak=False)
+    try:
+        app.worker_main(_arguments(name, settings))
+    finally:
+        beat.stop()
+
+
+def _arguments(name: str, settings: Settings) -> list[str]:
+    flags = ["--pool=threads", "--concurrency=1", "--without-gossip", "--without-mingle"]
+    return ["worker", f"--hostname={name}", f"--loglevel={settings.log_level}", *flags]
+
+
+class Heartbeat:
+    """Keeps the worker's row fresh from a thread of its own."""
+
+    def __init__(self, workers: Workers, name: str, service: Service) -> None:
+        self._workers = workers
+        self._name = name
+        self._service = service
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say goodbye; a database that is away will find out by silence."""
+        self._stop.set()
+        if not self._thread.is_alive():
+            return
+        self._thread.join(timeout=5)
+        try:
+            self._workers.gone(self._name)
+        except OperationalError as error:
+            log.warning("could not sign off: %s", error)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except OperationalError as error:
+                log.warning("the database is unreachable, trying again: %s", error)
+            if self._stop.wait(BEAT_SECONDS):
+                return
+
+    def _beat(self) -> None:
+        service = self._service
+        self._workers.seen(
+            self._name,
+            service=service.name,
+            version=version("regraft"),
+            queues=service.queues,
+            offers=service.offers,
+        )
