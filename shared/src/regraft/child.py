@@ -9,7 +9,6 @@ Line types: `step`, `artifact`, `event`, and last one of `result`, `error`, `sto
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import logging
@@ -23,12 +22,14 @@ from typing import Any, TextIO
 from regraft.errors import InterruptedStageError, RegraftError
 from regraft.jobs import ReasonClass
 from regraft.ports import Level, Progress
+from regraft.processes import die_with
 from regraft.specs import Spec
 
 StageFunction = Callable[[str, Progress], Spec]
 """Takes the task as JSON and a progress port, returns the result."""
 
-PR_SET_PDEATHSIG = 1
+SUPERVISOR = "REGRAFT_SUPERVISOR_PID"
+"""Environment variable with the process id that the stage process dies with."""
 
 
 class LineProgress:
@@ -64,7 +65,7 @@ class LineProgress:
 
 def run(functions: Mapping[str, StageFunction]) -> int:
     """The whole life of a stage process; returns its exit status."""
-    die_with_parent()
+    die_with(os.environ.get(SUPERVISOR))
     out = take_stdout()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     progress = LineProgress(out)
@@ -111,16 +112,6 @@ def error_fields(error: RegraftError) -> dict[str, Any]:
         "value": value,
         "remedy": error.remedy,
     }
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the supervisor dies, then make sure it has not died already."""
-    expected = os.environ.get("REGRAFT_SUPERVISOR_PID")
-    if expected is None:
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(expected):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def take_stdout() -> TextIO:

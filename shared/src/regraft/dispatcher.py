@@ -6,13 +6,16 @@ One loop, no memory. Any number may run; when none does, jobs wait and nothing i
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
-from regraft.jobstore import Announcements
-from regraft.queue import Broker
+from regraft.jobstore import Announcements, make_engine
+from regraft.logs import log_to_stderr
+from regraft.queue import Broker, make_celery
+from regraft.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,3 +52,14 @@ class Dispatcher:
                 log.warning("took %d stages back from silent workers", reclaimed)
             self._announcements.repeat(is_empty=self._broker.is_empty)
         return self._announcements.send(self._broker.publish)
+
+
+def serve(settings: Settings) -> None:
+    """Run a dispatcher in this process until SIGTERM or SIGINT."""
+    log_to_stderr(settings)
+    broker = Broker(make_celery(settings))
+    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stop.set())
+    log.info("dispatching")
+    dispatcher.run()

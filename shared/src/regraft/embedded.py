@@ -20,8 +20,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import psycopg
@@ -29,6 +31,7 @@ import redis
 
 from regraft import discover
 from regraft.errors import ConflictError, InvalidInputError, RegraftError
+from regraft.processes import end_with_parent
 
 SOCKET_PATH_LIMIT = 100  # bytes, of the 107 that Linux allows
 START_SECONDS = 30.0
@@ -42,14 +45,28 @@ class EmbeddedServerError(RegraftError):
     reason = "embedded_server_failed"
 
 
-class EmbeddedServer:
+class EmbeddedServer(ABC):
     """One server process with its data folder and its log."""
 
-    def __init__(self, name: str, data: Path) -> None:
-        self.name = name
+    name: ClassVar[str]
+
+    def __init__(self, data: Path) -> None:
         self.data = data
-        self.log = data.parent / f"{name}.log"
+        self.log = data.parent / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it answers."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+
+    def has_died(self) -> bool:
+        """True when it was started and is gone."""
+        return self.process is not None and self.process.poll() is not None
 
     def _spawn(self, command: Sequence[str], *, stdin: bytes | None = None) -> None:
         with self.log.open("ab") as log:
@@ -59,6 +76,7 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
+                preexec_fn=end_with_parent(signal.SIGKILL),
             )
         if stdin is not None:
             assert self.process.stdin is not None
@@ -91,8 +109,10 @@ class EmbeddedServer:
 class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL with one database, reachable by this user (and root) over a socket."""
 
+    name = "postgres"
+
     def __init__(self, data: Path) -> None:
-        super().__init__("postgres", data)
+        super().__init__(data)
         self._socket = _socket_folder(data)
 
     @property
@@ -154,8 +174,10 @@ class EmbeddedPostgres(EmbeddedServer):
 class EmbeddedValkey(EmbeddedServer):
     """Valkey (a Redis) on 127.0.0.1 with a password and an append-only file."""
 
+    name = "valkey"
+
     def __init__(self, data: Path, *, port: int = 0) -> None:
-        super().__init__("valkey", data)
+        super().__init__(data)
         self._port = port or free_port()
         self._password = secrets.token_urlsafe(24)
 
@@ -233,7 +255,8 @@ def _unprivileged() -> list[str]:
         )
     user, group = _unprivileged_ids()
     reach = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
-    return [setpriv, "--reuid", str(user), "--regid", str(group), "--clear-groups", *reach, "--"]
+    pdeathsig = ["--pdeathsig", "KILL"]  # changing the user clears what the parent asked for
+    return [setpriv, *pdeathsig, "--reuid", str(user), "--regid", str(group), "--clear-groups", *reach, "--"]
 
 
 def _refuse_if_running(data: Path) -> None:

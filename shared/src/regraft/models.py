@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, func, text
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -130,10 +130,11 @@ class Artifact(Base):
     """Something durable that a stage published: a checkpoint, a dataset, an evaluation, an export."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("job_id", "kind", "uri"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     stage: Mapped[str]
     epoch: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from regraft.child import SUPERVISOR
 from regraft.errors import FencedError
 from regraft.jobs import ReasonClass
 from regraft.jobstore import Claim, Leases, Outcome, Wanted
@@ -120,7 +121,7 @@ class _Attempt:
                 stderr=log_file,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "REGRAFT_SUPERVISOR_PID": str(os.getpid())},
+                env={**os.environ, SUPERVISOR: str(os.getpid())},
             )
         assert child.stdin is not None
         try:

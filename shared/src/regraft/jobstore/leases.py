@@ -205,6 +205,9 @@ def _write_artifact(session: Session, claim: Claim, artifact: Mapping[str, Any])
         same = (Artifact.job_id == claim.job_id, Artifact.uri == artifact["uri"])
         session.execute(update(Artifact).where(*same).values(detail=detail))
         return
-    row = Artifact(id=f"art-{secrets.token_hex(8)}", job_id=claim.job_id, stage=claim.stage, epoch=claim.epoch)
-    row.kind, row.uri, row.detail = artifact["kind"], artifact["uri"], dict(artifact["metadata"])
-    session.add(row)
+    values = {"kind": artifact["kind"], "uri": artifact["uri"], "detail": dict(artifact["metadata"])}
+    row_id = f"art-{secrets.token_hex(8)}"
+    statement = insert(Artifact).values(id=row_id, job_id=claim.job_id, stage=claim.stage, epoch=claim.epoch, **values)
+    # A stage reports at least once: after a crash it says again what it had published.
+    again = {"detail": statement.excluded.detail}
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "kind", "uri"], set_=again))

@@ -54,9 +54,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("job_id", "kind", "uri"),
         sa.UniqueConstraint("seq"),
     )
-    op.create_index(op.f("ix_artifacts_job_id"), "artifacts", ["job_id"], unique=False)
     op.create_table(
         "events",
         sa.Column("job_id", sa.Text(), nullable=False),
@@ -145,7 +145,6 @@ def downgrade() -> None:
     op.drop_table("stages")
     op.drop_table("metrics")
     op.drop_table("events")
-    op.drop_index(op.f("ix_artifacts_job_id"), table_name="artifacts")
     op.drop_table("artifacts")
     op.drop_table("workers")
     op.drop_table("jobs")

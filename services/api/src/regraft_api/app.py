@@ -1,0 +1,37 @@
+"""The API's composition root."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from regraft.jobstore import Jobs, Workers, make_engine
+from regraft.queue import Broker, make_celery
+from regraft.settings import Settings
+from regraft_api import problems
+from regraft_api.dependencies import Context
+from regraft_api.routes import health, jobs
+
+DESCRIPTION = """
+Continued pre-training of language models as one request: `POST /jobs` runs prepare, convert, train, evaluate and
+export. Errors are RFC 9457 problem details that name the field, the value and the remedy.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; connects to nothing until it is asked something."""
+    app = FastAPI(title="Regraft", version=version("regraft-api"), description=DESCRIPTION, redoc_url=None)
+    engine = make_engine(settings, pool_size=10)
+    broker = Broker(make_celery(settings))
+    app.state.context = Context(settings, engine, Jobs(engine), Workers(engine), broker)
+    problems.install(app)
+    app.include_router(jobs.router)
+    app.include_router(health.router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    return app
+
+
+def _to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")

@@ -1,0 +1,120 @@
+"""What can be known about a job before anything is computed: checked when it is posted.
+
+Only headers and sizes are read. Where the API does not mount the data (`check_files` off) the stages make the same
+checks before they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from regraft.checkpoint_info import CheckpointInfo, inspect_checkpoint
+from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.jobstore import Workers
+from regraft.models import Worker
+from regraft.settings import Settings
+from regraft.specs import DatasetSpec, JobSpec
+from regraft.storage import local_path
+
+
+def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
+    """Refuse what cannot work, return warnings about what may be worth knowing.
+
+    Raises:
+        InvalidInputError: a field asks for what cannot be.
+        InvalidDataError: the checkpoint is not what it should be.
+    """
+    alive = workers.alive()
+    warnings = _check_target(spec, alive) + _check_source(spec, alive)
+    if settings.check_files:
+        _check_corpus(spec.dataset)
+        info = inspect_checkpoint(local_path(spec.base_checkpoint.uri, field="base_checkpoint.uri"))
+        _check_fit(spec, info)
+    return warnings
+
+
+def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
+    offers: dict[str, dict[str, Any]] = {}
+    for worker in alive:
+        offers |= worker.offers.get("targets", {})
+    kind = spec.target.kind
+    if not offers:
+        return [f"no compute worker is running; the job waits until one offers the target {kind!r}"]
+    if kind not in offers:
+        raise InvalidInputError(
+            "no running worker offers this target",
+            field="target.kind",
+            value=kind,
+            remedy=f"Available now: {', '.join(sorted(offers))}. Or start a worker on such hardware.",
+            reason="target_not_available",
+        )
+    most = int(offers[kind].get("devices", 1))
+    if spec.target.devices > most:
+        raise InvalidInputError(
+            f"the target {kind!r} has {most} device(s)",
+            field="target.devices",
+            value=spec.target.devices,
+            remedy=f"Ask for at most {most}.",
+            reason="target_not_available",
+        )
+    return []
+
+
+def _check_source(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
+    known = {source for worker in alive for source in worker.offers.get("sources", [])}
+    if not known:
+        return ["no data preparation worker is running; the job waits for one"]
+    if spec.dataset.source not in known:
+        raise InvalidInputError(
+            "no running worker reads this kind of corpus",
+            field="dataset.source",
+            value=spec.dataset.source,
+            remedy=f"Use one of: {', '.join(sorted(known))}.",
+        )
+    return []
+
+
+def _check_corpus(dataset: DatasetSpec) -> None:
+    path = local_path(dataset.uri, field="dataset.uri")
+    if not path.exists():
+        raise InvalidInputError(
+            "there is no corpus at this place",
+            field="dataset.uri",
+            value=dataset.uri,
+            remedy="Check the path, and that this machine mounts it.",
+            reason="corpus_not_found",
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise InvalidDataError(
+            "the corpus is empty",
+            field="dataset.uri",
+            value=dataset.uri,
+            remedy="Name a file that holds text.",
+            reason="corpus_empty",
+        )
+
+
+def _check_fit(spec: JobSpec, info: CheckpointInfo) -> None:
+    positions = info.architecture.max_position_embeddings
+    if spec.dataset.max_sequence_length > positions:
+        raise InvalidInputError(
+            f"the model has only {positions} positions",
+            field="dataset.max_sequence_length",
+            value=spec.dataset.max_sequence_length,
+            remedy=f"Use at most {positions}.",
+        )
+    if spec.dataset.tokenizer == "checkpoint" and not info.has_tokenizer:
+        raise InvalidInputError(
+            "the base checkpoint has no tokenizer",
+            field="dataset.tokenizer",
+            value=spec.dataset.tokenizer,
+            remedy="Name a tokenizer.json or a tokenizer directory.",
+        )
+    if not info.architecture.parallel_residual and any(name != "hf" for name in spec.output.formats):
+        raise InvalidInputError(
+            "Cerebras formats hold no GPT-NeoX with a sequential residual",
+            field="output.formats",
+            value=list(spec.output.formats),
+            remedy="Ask for hf only.",
+        )

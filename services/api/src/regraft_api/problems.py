@@ -1,0 +1,143 @@
+"""Errors as RFC 9457 problem details: a stable `type`, and for each fault a JSON pointer, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from regraft.errors import ConflictError, NotFoundError, RegraftError
+from regraft.specs import JobSpec
+from regraft_api.schemas import Fault, Problem
+
+MEDIA_TYPE = "application/problem+json"
+SHOWN_VALUE = 200  # characters of a refused value that are sent back
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RegraftError, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _unavailable)
+    app.add_exception_handler(Exception, _fault_of_ours)
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    *,
+    detail: str = "",
+    errors: Sequence[Fault] = (),
+    instance: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """A problem response."""
+    body = Problem(
+        type=f"urn:regraft:problem:{code.replace('_', '-')}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=instance,
+        code=code,
+        errors=list(errors),
+    )
+    return JSONResponse(body.model_dump(mode="json"), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [_fault(entry) for entry in error.errors()]
+    detail = "; ".join(f"{fault.field}: {fault.message}" if fault.field else fault.message for fault in faults)
+    return problem(
+        422, "invalid_request", "The request is not valid", detail=detail, errors=faults, instance=request.url.path
+    )
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RegraftError)
+    if isinstance(error, NotFoundError):
+        status, title = 404, "There is no such thing"
+    elif isinstance(error, ConflictError):
+        status, title = 409, "The state does not allow this"
+    else:
+        status, title = 422, "The request cannot be carried out as it stands"
+    faults = []
+    if error.field and status == 422:
+        pointer = "#/" + error.field.replace(".", "/")
+        fault = Fault(pointer=pointer, field=error.field, message=error.message, value=_shown(error.value))
+        faults.append(fault.model_copy(update={"remedy": error.remedy}))
+    return problem(status, error.reason, title, detail=str(error), errors=faults, instance=request.url.path)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, code, str(error.detail), instance=request.url.path, headers=headers)
+
+
+async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+    detail = "The database does not answer; nothing was changed. Try again in a moment."
+    path = request.url.path
+    return problem(503, "unavailable", "Not available", detail=detail, instance=path, headers={"Retry-After": "5"})
+
+
+async def _fault_of_ours(request: Request, error: Exception) -> JSONResponse:
+    # The server logs the traceback; a user gets none.
+    detail = "The server made a mistake; its log has the details."
+    return problem(500, "internal_error", "Internal error", detail=detail, instance=request.url.path)
+
+
+def _fault(entry: dict[str, Any]) -> Fault:
+    """One of pydantic's errors, in words of ours where its own do not name a remedy."""
+    where = _location(entry["loc"])
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    value = entry.get("input")
+    remedy = ""
+    if entry["type"] == "extra_forbidden":
+        message, remedy = "unknown field", _known_fields(where)
+    elif entry["type"] == "missing":
+        message, value, remedy = "is required", None, f"Add {where[-1]}." if where else ""
+    elif entry["type"] == "json_invalid":
+        where, message, value = [], f"the body is not JSON: {entry.get('ctx', {}).get('error', '')}", None
+    elif entry["type"].startswith(("greater", "less", "string", "too_", "literal", "int", "float", "bool")):
+        remedy = message.replace("Input should be", "Use a value that is")
+    pointer = "#" + "".join(f"/{part}" for part in where)
+    field = ".".join(str(part) for part in where)
+    return Fault(pointer=pointer, field=field, message=message, value=_shown(value), remedy=remedy)
+
+
+def _location(location: Sequence[int | str]) -> list[int | str]:
+    """Pydantic's location without `body`, and without the tag of a union, which stands before the field it names."""
+    parts = list(location[1:])
+    return [part for i, part in enumerate(parts) if not (i + 1 < len(parts) and part == parts[i + 1])]
+
+
+def _known_fields(where: Sequence[int | str]) -> str:
+    """The nearest field that does exist beside the unknown one, else all of them."""
+    model: type[BaseModel] | None = JobSpec
+    for part in where[:-1]:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        annotation = field.annotation if field is not None else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    if model is None:
+        return "Remove it."
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    close = difflib.get_close_matches(str(where[-1]), known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Remove it; the fields here are: {', '.join(known)}."
+
+
+def _shown(value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN_VALUE else text[:SHOWN_VALUE] + "..."

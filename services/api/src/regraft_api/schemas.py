@@ -1,0 +1,242 @@
+"""What the API sends. Statuses and reasons are plain strings, so that a new one does not break an old client."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from regraft.jobs import STAGE_DONE, StageStatus
+from regraft.models import Artifact, Attempt, Event, Job, Metric, Stage
+
+
+class View(BaseModel):
+    """A response body; the docstring under a field is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
+
+
+class Fault(View):
+    """One thing that is wrong with a request."""
+
+    pointer: str
+    """JSON pointer into the request's body, e.g. `#/training/max_steps`."""
+    field: str
+    """The same, as the field is written in a job file: `training.max_steps`."""
+    message: str
+    value: Any = None
+    """What was sent."""
+    remedy: str = ""
+    """What to do about it."""
+
+
+class Problem(View):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    instance: str | None = None
+    code: str
+    """Stable, snake_case: for programs."""
+    errors: list[Fault] = Field(default_factory=list)
+
+
+class Progress(View):
+    """How far a running stage has come."""
+
+    step: int
+    total_steps: int | None = None
+    tokens_seen: int | None = None
+    percent: float | None = None
+    seconds_left: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """The newest values."""
+
+
+class AttemptView(View):
+    """One try of a stage."""
+
+    attempt: int
+    worker: str
+    status: str
+    reason: str | None
+    reason_class: str | None
+    message: str | None
+    detail: dict[str, Any] | None
+    exit_status: int | None
+    signal: int | None
+    started_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Attempt) -> AttemptView:
+        """From its row."""
+        return cls.model_validate({**row.__dict__, "attempt": row.epoch})
+
+
+class StageView(View):
+    """One stage of a job."""
+
+    name: str
+    status: str
+    """`pending`, `ready`, `running`, `cached`, `skipped`, `succeeded`, `failed`, `cancelled`."""
+    reason: str | None
+    reason_class: str | None
+    message: str | None
+    worker: str | None
+    progress: Progress | None
+    result: dict[str, Any] | None
+    """What the stage handed back."""
+    attempts: list[AttemptView]
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Stage) -> StageView:
+        """From its row."""
+        return cls.model_validate({**row.__dict__, "attempts": [AttemptView.of(attempt) for attempt in row.attempts]})
+
+
+class JobView(View):
+    """A job."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str
+    status: str
+    """`queued`, `running`, `pausing`, `paused`, `cancelling`, `succeeded`, `failed`, `cancelled`."""
+    reason: str | None
+    reason_class: str | None
+    """`user_error`, `data_error`, `capacity`, `infrastructure`, `control_plane`, `limit`, `user_request`."""
+    message: str | None
+    percent: float
+    """Of all stages; each counts the same."""
+    labels: dict[str, str]
+    warnings: list[str]
+    """Accepted, but worth knowing."""
+    stages: list[StageView]
+    spec: dict[str, Any]
+    """The job as it is run, every default filled in."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Job) -> JobView:
+        """From its row."""
+        stages = [StageView.of(stage) for stage in row.stages]
+        return cls.model_validate({**row.__dict__, "stages": stages, "percent": _percent(stages)})
+
+
+def _percent(stages: list[StageView]) -> float:
+    parts = [_stage_percent(stage) for stage in stages]
+    return round(sum(parts) / len(parts), 1) if parts else 0.0
+
+
+def _stage_percent(stage: StageView) -> float:
+    if stage.status in {str(status) for status in STAGE_DONE}:
+        return 100.0
+    if stage.status == StageStatus.RUNNING and stage.progress is not None:
+        return stage.progress.percent or 0.0
+    return 0.0
+
+
+class EventView(View):
+    """A line of a job's history."""
+
+    object: Literal["job.event"] = "job.event"
+    id: str
+    """Rises by one within a job."""
+    stage: str | None
+    level: str
+    type: str
+    """`state` or `message`."""
+    message: str
+    data: dict[str, Any] | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Event) -> EventView:
+        """From its row."""
+        return cls.model_validate({**row.__dict__, "id": str(row.seq)})
+
+
+class MetricView(View):
+    """One value at one step."""
+
+    object: Literal["job.metric"] = "job.metric"
+    id: str
+    stage: str
+    name: str
+    """`train_loss`, `train_lr`, `train_grad_norm`, `val_loss`, ..."""
+    step: int
+    tokens_seen: int | None
+    value: float
+    attempt: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Metric) -> MetricView:
+        """From its row."""
+        return cls.model_validate({**row.__dict__, "id": f"{row.step}.{row.stage}.{row.name}", "attempt": row.epoch})
+
+
+class CheckpointView(View):
+    """A checkpoint that a job's training published."""
+
+    object: Literal["job.checkpoint"] = "job.checkpoint"
+    id: str
+    job_id: str
+    attempt: int
+    step: int | None
+    tokens_seen: int | None
+    format: str
+    uri: str
+    state: str
+    """`complete`, or `pruned` once retention has deleted it."""
+    metrics: dict[str, float]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Artifact) -> CheckpointView:
+        """From its row."""
+        known = ("step", "tokens_seen", "format", "state")
+        detail = dict(row.detail)
+        metrics = {
+            name: value for name, value in detail.items() if name not in known and isinstance(value, int | float)
+        }
+        return cls(
+            id=row.id,
+            job_id=row.job_id,
+            attempt=row.epoch,
+            step=detail.get("step"),
+            tokens_seen=detail.get("tokens_seen"),
+            format=detail.get("format", "hf"),
+            uri=row.uri,
+            state=detail.get("state", "complete"),
+            metrics=metrics,
+            created_at=row.created_at,
+        )
+
+
+Item = TypeVar("Item")
+
+
+class Page(View, Generic[Item]):
+    """A page of a list. The next one: `after=<last_id>`."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class Health(View):
+    """Whether a part works, and if not, why."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field(default_factory=dict)

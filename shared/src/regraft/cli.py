@@ -1,0 +1,99 @@
+"""The command line. Commands of the services are found by entry points: what is not installed is not offered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regraft import cli_jobs, discover
+from regraft.errors import RegraftError
+
+GROUPS = {
+    "jobs": "Submit jobs and look after them, through the API.",
+    "serve": "Run one process of a deployment; settings come from the environment.",
+    "sample": "Write sample inputs.",
+}
+
+
+def make_app() -> typer.Typer:
+    """The whole command line, with whatever services are installed."""
+    app = typer.Typer(
+        name="regraft",
+        help="Continued pre-training of language models as one request.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    groups = {name: typer.Typer(help=text, no_args_is_help=True) for name, text in GROUPS.items()}
+    for words, function in (*_own_commands().items(), *discover.commands().items()):
+        group, _, name = words.rpartition(" ")
+        (groups[group] if group else app).command(name)(function)
+    for group, commands in groups.items():
+        if commands.registered_commands:
+            app.add_typer(commands, name=group)
+    return app
+
+
+def main() -> None:
+    """Entry point: an error of ours is one clear message and exit status 1, never a traceback."""
+    try:
+        make_app()()
+    except RegraftError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(1)
+
+
+def _own_commands() -> dict[str, Callable[..., Any]]:
+    return {
+        "up": up,
+        "migrate": migrate,
+        "serve dispatcher": serve_dispatcher,
+        "jobs submit": cli_jobs.submit,
+        "jobs list": cli_jobs.list_,
+        "jobs show": cli_jobs.show,
+        "jobs events": cli_jobs.events,
+        "jobs cancel": cli_jobs.cancel,
+    }
+
+
+def up(
+    home: Annotated[
+        Path | None, typer.Option(help="Folder for all data. Default: REGRAFT_HOME, else ~/.regraft.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. Default: REGRAFT_API_PORT, else 8000.")] = None,
+) -> None:
+    """Run everything on this machine: servers, API, dispatcher and workers, until Ctrl-C."""
+    from regraft.localstack import run
+    from regraft.settings import Settings
+
+    given = {"home": home, "api_port": port}
+    run(Settings(**{name: value for name, value in given.items() if value is not None}))  # type: ignore[arg-type]
+
+
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    from regraft.jobstore import make_engine
+    from regraft.jobstore import migrate as upgrade
+    from regraft.logs import log_to_stderr
+    from regraft.settings import Settings
+
+    settings = Settings()
+    log_to_stderr(settings)
+    upgrade(make_engine(settings))
+    typer.echo("the schema is up to date")
+
+
+def serve_dispatcher() -> None:
+    """Send what the outbox holds and take stages back from silent workers, until stopped."""
+    from regraft.dispatcher import serve
+    from regraft.settings import Settings
+
+    serve(Settings())
+
+
+if __name__ == "__main__":
+    main()

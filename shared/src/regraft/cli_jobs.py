@@ -1,0 +1,109 @@
+"""`regraft jobs ...`: the API from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regraft.client import Client
+from regraft.jobfile import read_job_file
+from regraft.watch import Watcher, format_duration
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+
+
+def _client() -> Client:
+    # Not the settings module: the command line works where only the client is installed.
+    return Client(os.environ.get("REGRAFT_API_URL", DEFAULT_URL))
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="Job file (YAML or JSON). Relative paths in it start from its folder.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and show progress until the job has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job; exit status 1 if it is watched and does not succeed."""
+    with _client() as client:
+        job = client.create_job(read_job_file(file))
+        typer.echo(json.dumps(job, indent=2) if as_json else f"{job['id']} is {job['status']}")
+        for warning in job["warnings"]:
+            typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
+        if watch and not _watch(client, job["id"]):
+            raise typer.Exit(1)
+
+
+def _watch(client: Client, job_id: str) -> bool:
+    watcher = Watcher(sys.stdout)
+    job: dict[str, Any] = {}
+    for job in client.watch(job_id):
+        watcher.show(job)
+    return bool(job["status"] == "succeeded")
+
+
+def list_(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, key=value.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    with _client() as client:
+        page = client.list_jobs(status=status, label=label, limit=limit)
+    if as_json:
+        typer.echo(json.dumps(page, indent=2))
+        return
+    typer.echo(f"{'ID':22} {'STATUS':11} {'PERCENT':>7}  {'CREATED':20} NAME")
+    for job in page["data"]:
+        created = job["created_at"][:19].replace("T", " ")
+        typer.echo(f"{job['id']:22} {job['status']:11} {job['percent']:>6.0f}%  {created:20} {job['name']}")
+
+
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job with its stages."""
+    with _client() as client:
+        job = client.get_job(job_id)
+    if as_json:
+        typer.echo(json.dumps(job, indent=2))
+        return
+    typer.echo(f"{job['id']}  {job['name']}\nstatus: {job['status']} ({job['percent']:.0f}%)")
+    if job["message"]:
+        typer.echo(f"reason: {job['reason']} ({job['reason_class']})\n{job['message']}")
+    for stage in job["stages"]:
+        typer.echo(_stage_line(stage))
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    progress = stage["progress"] or {}
+    parts = [f"{stage['name']:9} {stage['status']:10}"]
+    if progress.get("total_steps"):
+        parts.append(f"{progress['step']}/{progress['total_steps']}")
+    if stage["status"] == "running" and progress.get("seconds_left") is not None:
+        parts.append(f"{format_duration(progress['seconds_left'])} left")
+    if len(stage["attempts"]) > 1:
+        parts.append(f"attempt {len(stage['attempts'])}")
+    if stage["result"]:
+        parts.append(str(stage["result"].get("uri", "")))
+    return "  ".join(parts).rstrip()
+
+
+def events(job_id: JobId, as_json: AsJson = False) -> None:
+    """Print a job's history."""
+    with _client() as client:
+        for event in client.events(job_id):
+            when = event["created_at"][:19].replace("T", " ")
+            typer.echo(json.dumps(event) if as_json else f"{when} {event['level']:5} {event['message']}")
+
+
+def cancel(job_id: JobId) -> None:
+    """Cancel a job."""
+    with _client() as client:
+        job = client.cancel_job(job_id)
+    typer.echo(f"{job['id']} is {job['status']}")

@@ -1,0 +1,124 @@
+"""A small client of the REST API, for the command line. Programs generate theirs from `/openapi.json`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from regraft.errors import InvalidInputError, RegraftError
+from regraft.jobs import JOB_ENDED
+
+Json = dict[str, Any]
+
+
+class ApiError(RegraftError):
+    """The API refused, or does not answer."""
+
+    reason = "api_error"
+
+
+class UnreachableError(ApiError):
+    """The API does not answer, or not now."""
+
+    reason = "api_unreachable"
+
+
+class Client:
+    """Raises `ApiError` for whatever is not an answer."""
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        self._url = url
+        self._http = httpx.Client(base_url=url, timeout=timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def create_job(self, job: Mapping[str, Any]) -> Json:
+        """`POST /jobs`."""
+        return self._call("POST", "/jobs", json=job)
+
+    def list_jobs(self, **query: Any) -> Json:
+        """`GET /jobs`."""
+        return self._call("GET", "/jobs", params={key: value for key, value in query.items() if value is not None})
+
+    def get_job(self, job_id: str) -> Json:
+        """`GET /jobs/{id}`."""
+        return self._call("GET", f"/jobs/{job_id}")
+
+    def cancel_job(self, job_id: str) -> Json:
+        """`POST /jobs/{id}/cancel`."""
+        return self._call("POST", f"/jobs/{job_id}/cancel")
+
+    def checkpoints(self, job_id: str) -> Json:
+        """`GET /jobs/{id}/checkpoints`."""
+        return self._call("GET", f"/jobs/{job_id}/checkpoints", params={"limit": 100})
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
+        """All events after a sequence number, page by page."""
+        while True:
+            page = self._call("GET", f"/jobs/{job_id}/events", params={"after": after, "limit": 100})
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = int(page["last_id"])
+
+    def watch(self, job_id: str, *, every: float = 0.5, patience: float = 60.0) -> Iterator[Json]:
+        """The job again and again until it has ended; the last one yielded is its end.
+
+        An API that is away is waited for `patience` seconds: it is the job that matters, not who tells of it.
+        """
+        ended = {str(status) for status in JOB_ENDED}
+        heard = time.monotonic()
+        while True:
+            try:
+                job = self.get_job(job_id)
+            except UnreachableError:
+                if time.monotonic() - heard > patience:
+                    raise
+            else:
+                heard = time.monotonic()
+                yield job
+                if job["status"] in ended:
+                    return
+            time.sleep(every)
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"no answer from the API at {self._url}: {error}",
+                remedy="Start it with `regraft up`, or set REGRAFT_API_URL.",
+            ) from error
+        body = _decode(response)
+        if response.is_error:
+            raise _refusal(response.status_code, body)
+        return body
+
+
+def _decode(response: httpx.Response) -> Json:
+    try:
+        body: Json = response.json()
+    except ValueError as error:
+        what = f"{response.status_code} {response.reason_phrase}"
+        raise ApiError(f"{response.url} does not speak this API ({what})", remedy="Check REGRAFT_API_URL.") from error
+    return body
+
+
+def _refusal(status: int, body: Json) -> RegraftError:
+    lines = [_fault_line(fault) for fault in body.get("errors", [])]
+    message = "\n".join(lines) or body.get("detail") or body.get("title") or f"status {status}"
+    error = {422: InvalidInputError, 503: UnreachableError}.get(status, ApiError)
+    return error(message, reason=body.get("code", ""))
+
+
+def _fault_line(fault: Json) -> str:
+    value = "" if fault.get("value") is None else f" (got {fault['value']!r})"
+    remedy = f". {fault['remedy']}" if fault.get("remedy") else ""
+    return f"{fault['field']}: {fault['message']}{value}{remedy}"

@@ -1,0 +1,41 @@
+"""Job files: the body of `POST /jobs` as YAML (or JSON, which is YAML)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regraft.errors import InvalidInputError
+
+
+def read_job_file(path: Path) -> dict[str, Any]:
+    """The job in a file, with paths made absolute from the file's folder, as the API knows no working directory.
+
+    Raises:
+        InvalidInputError: the file is not there, or holds no mapping.
+    """
+    try:
+        job = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(f"cannot be read: {error.strerror}", field="job file", value=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"is not YAML: {error}", field="job file", value=str(path)) from error
+    if not isinstance(job, Mapping):
+        raise InvalidInputError("holds no job (a mapping of fields)", field="job file", value=str(path))
+    resolved = dict(job)
+    for section, key in (("dataset", "uri"), ("dataset", "tokenizer"), ("base_checkpoint", "uri")):
+        _make_absolute(resolved, section, key, base=path.parent)
+    return resolved
+
+
+def _make_absolute(job: dict[str, Any], section: str, key: str, *, base: Path) -> None:
+    part = job.get(section)
+    if not isinstance(part, Mapping) or not isinstance(part.get(key), str):
+        return
+    value: str = part[key]
+    if "://" in value or value in ("", "checkpoint"):
+        return
+    job[section] = {**part, key: (base / Path(value).expanduser()).resolve().as_uri()}

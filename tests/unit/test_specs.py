@@ -1,0 +1,122 @@
+"""The job specification: defaults, refusals, recipes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from regraft import recipes
+from regraft.specs import ConstantSchedule, CosineSchedule, JobSpec, LinearSchedule
+
+SMALLEST: dict[str, Any] = {
+    "dataset": {"uri": "/data/corpus"},
+    "base_checkpoint": {"uri": "/models/base"},
+    "target": {"kind": "cpu"},
+}
+
+
+def faults(job: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    return {".".join(map(str, error["loc"])): error["msg"] for error in caught.value.errors()}
+
+
+def with_training(**training: Any) -> dict[str, Any]:
+    return {**SMALLEST, "training": training}
+
+
+def test_three_things_are_enough() -> None:
+    job = JobSpec.model_validate(SMALLEST)
+    assert job.training.batch_size == 8
+    assert job.output.formats == ("hf",)
+
+
+@pytest.mark.parametrize("missing", sorted(SMALLEST))
+def test_each_of_the_three_is_required(missing: str) -> None:
+    assert missing in faults({key: value for key, value in SMALLEST.items() if key != missing})
+
+
+def test_unknown_fields_are_refused_at_every_depth() -> None:
+    assert "trainign" in faults({**SMALLEST, "trainign": {}})
+    assert "training.optimizer.lr" in faults(with_training(optimizer={"lr": 1}))
+
+
+@pytest.mark.parametrize(
+    ("training", "field"),
+    [
+        ({"max_steps": -5}, "training.max_steps"),
+        ({"max_steps": 0}, "training.max_steps"),
+        ({"batch_size": 0}, "training.batch_size"),
+        ({"learning_rate": float("nan")}, "training.learning_rate"),
+        ({"learning_rate": float("inf")}, "training.learning_rate"),
+        ({"precision": "fp8"}, "training.precision"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "training.optimizer.betas.1"),
+        ({"checkpoint": {"keep_last": 0}}, "training.checkpoint.keep_last"),
+        ({"schedule": []}, "training.schedule"),
+        ({"schedule": [{"linear": {"from": 0, "to": 1}}]}, "training.schedule.0.linear.linear.steps"),
+        ({"schedule": [{"linear": {}, "cosine": {}}]}, "training.schedule.0"),
+        ({"schedule": [{"constant": {"value": 1}}, {"constant": {"value": 2}}]}, "training.schedule"),
+    ],
+)
+def test_impossible_training_is_refused_by_field(training: dict[str, Any], field: str) -> None:
+    assert field in faults(with_training(**training))
+
+
+@pytest.mark.parametrize("length", [-1, 0, 1])
+def test_a_window_needs_two_tokens(length: int) -> None:
+    dataset = {"uri": "/data/corpus", "max_sequence_length": length}
+    assert "dataset.max_sequence_length" in faults({**SMALLEST, "dataset": dataset})
+
+
+def test_a_format_twice_or_none_is_refused() -> None:
+    assert "output.formats" in faults({**SMALLEST, "output": {"formats": ["hf", "hf"]}})
+    assert "output.formats" in faults({**SMALLEST, "output": {"formats": []}})
+
+
+def test_a_schedule_keeps_its_parts_through_json() -> None:
+    parts = [
+        {"linear": {"from": 0.0, "to": 1e-3, "steps": 5}},
+        {"cosine": {"from": 1e-3, "to": 1e-4, "steps": 50}},
+        {"constant": {"value": 1e-4}},
+    ]
+    job = JobSpec.model_validate(with_training(schedule=parts))
+    again = JobSpec.model_validate_json(job.model_dump_json(by_alias=True))
+    assert again == job
+    assert again.training.schedule is not None
+    assert [type(part) for part in again.training.schedule] == [LinearSchedule, CosineSchedule, ConstantSchedule]
+
+
+def test_a_spec_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        JobSpec.model_validate(SMALLEST).name = "other"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_makes_a_valid_job(name: str) -> None:
+    job = JobSpec.model_validate({**SMALLEST, "recipe": name})
+    assert job.training != JobSpec.model_validate(SMALLEST).training
+    assert JobSpec.model_validate_json(job.model_dump_json(by_alias=True)) == job
+
+
+def test_what_the_job_says_wins_over_its_recipe() -> None:
+    job = JobSpec.model_validate({**SMALLEST, "recipe": "gptj-6b-trc2", "training": {"max_steps": 7}})
+    assert job.training.max_steps == 7
+    assert job.training.batch_size == 56
+
+
+def test_the_trc2_recipe_has_the_published_figures() -> None:
+    training = JobSpec.model_validate({**SMALLEST, "recipe": "gptj-6b-trc2"}).training
+    assert (training.batch_size, training.max_steps, training.seed) == (56, 25000, 1)
+    assert (training.optimizer.eps, training.optimizer.weight_decay) == (1e-6, 0.1)
+    assert isinstance(training.schedule[1], CosineSchedule) if training.schedule else False
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    assert "gptj-6b-trc2" in next(iter(faults({**SMALLEST, "recipe": "gpt-5"}).values()))
+
+
+@pytest.mark.parametrize("file", sorted(Path("examples").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_example_job_is_valid(file: Path) -> None:
+    JobSpec.model_validate(yaml.safe_load(file.read_text()))
