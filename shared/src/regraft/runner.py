@@ -102,6 +102,7 @@ class _Attempt:
             self._flush_to_the_end()
         finally:
             self._kill()
+            self._reader.join()
         return self._outcome()
 
     def _start(self, module: str) -> subprocess.Popen[str]:

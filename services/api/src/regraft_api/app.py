@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -22,9 +24,21 @@ export. Errors are RFC 9457 problem details that name the field, the value and t
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; connects to nothing until it is asked something."""
-    app = FastAPI(title="Regraft", version=version("regraft-api"), description=DESCRIPTION, redoc_url=None)
     engine = make_engine(settings, pool_size=10)
     broker = Broker(make_celery(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.dispose()
+
+    app = FastAPI(
+        title="Regraft",
+        version=version("regraft-api"),
+        description=DESCRIPTION,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.state.context = Context(settings, engine, Jobs(engine), Workers(engine), broker)
     problems.install(app)
     app.include_router(jobs.router)

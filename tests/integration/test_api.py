@@ -1,0 +1,225 @@
+"""The API over a real PostgreSQL and Valkey; real checkpoint headers and corpus files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from helpers import spec
+from inputs import write_checkpoint_headers
+from regraft.jobstore import Jobs, Leases, Outcome, Report, Workers
+from regraft.settings import Settings
+from regraft_api.app import create_app
+from regraft_api.examples import JOBS
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def workers(engine: Engine) -> None:
+    rows = Workers(engine)
+    rows.seen("d", service="dataprep", version="1", queues=["prepare"], offers={"sources": ["trc2"]})
+    rows.seen("w", service="worker", version="1", queues=[], offers={"targets": {"cpu": {"devices": 1}}})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    corpus = tmp_path / "corpus"
+    corpus.write_text("<DOC>\n</DOC>\n")
+    checkpoint = write_checkpoint_headers(tmp_path / "base")
+    return {
+        "dataset": {"uri": str(corpus), "max_sequence_length": 64},
+        "base_checkpoint": {"uri": checkpoint.as_uri()},
+        "target": {"kind": "cpu"},
+    }
+
+
+def fault(response: Any, *, status: int = 422) -> dict[str, Any]:
+    """The one fault of a problem response, its general parts checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["type"].startswith("urn:regraft:problem:")
+    assert body["status"] == status
+    assert "Traceback" not in response.text
+    (found,) = body["errors"]
+    return dict(found)
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_job_is_accepted_and_can_be_looked_at(client: TestClient, job: dict[str, Any]) -> None:
+    response = client.post("/jobs", json={**job, "name": "news", "labels": {"team": "a"}})
+    assert response.status_code == 202, response.text
+    body = response.json()
+    assert response.headers["location"] == f"/jobs/{body['id']}"
+    assert (body["object"], body["status"], body["warnings"]) == ("job", "queued", [])
+    assert [stage["name"] for stage in body["stages"]] == ["prepare", "convert", "train", "evaluate", "export"]
+    assert body["spec"]["training"]["batch_size"] == 8
+    assert body["created_at"].endswith("Z")
+    assert client.get(response.headers["location"]).json() == body
+
+
+def test_without_workers_a_job_is_accepted_with_a_warning(client: TestClient, job: dict[str, Any]) -> None:
+    warnings = client.post("/jobs", json=job).json()["warnings"]
+    assert len(warnings) == 2
+    assert "no compute worker is running" in warnings[0]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, Any]] = {
+    "unknown field": ({"trainign": {}}, "trainign", {}),
+    "unknown nested field": ({"training": {"max_step": 5}}, "training.max_step", 5),
+    "negative steps": ({"training": {"max_steps": -5}}, "training.max_steps", -5),
+    "missing corpus": ({"dataset": {"uri": "file:///nowhere"}}, "dataset.uri", "file:///nowhere"),
+    "missing checkpoint": ({"base_checkpoint": {"uri": "/nowhere"}}, "base_checkpoint.uri", "/nowhere"),
+    "target not available": ({"target": {"kind": "gpu"}}, "target.kind", "gpu"),
+    "too many devices": ({"target": {"kind": "cpu", "devices": 4}}, "target.devices", 4),
+    "unknown source": ({"dataset": {"uri": "/x", "source": "c4"}}, "dataset.source", "c4"),
+    "unknown scheme": ({"dataset": {"uri": "gopher://x/y"}}, "dataset.uri", "gopher://x/y"),
+    "unknown recipe": ({"recipe": "nothing"}, "", None),
+    "no tokenizer": ({}, "dataset.tokenizer", "checkpoint"),
+}
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_with_field_value_and_remedy(client: TestClient, job: dict[str, Any], case: str) -> None:
+    change, field, value = REFUSED[case]
+    if case == "no tokenizer":
+        (Path(job["base_checkpoint"]["uri"].removeprefix("file://")) / "tokenizer.json").unlink()
+    found = fault(client.post("/jobs", json={**job, **change}))
+    assert found["field"] == field
+    assert found["pointer"] == "#" + "".join(f"/{part}" for part in field.split(".") if part)
+    if value is not None:
+        assert found["value"] == (value if not isinstance(value, dict) else repr(value))
+        assert found["remedy"]
+    assert client.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_sequence_longer_than_the_model_is_refused(client: TestClient, job: dict[str, Any]) -> None:
+    job["dataset"]["max_sequence_length"] = 129
+    found = fault(client.post("/jobs", json=job))
+    assert (found["field"], found["value"]) == ("dataset.max_sequence_length", 129)
+    assert "128" in found["remedy"]
+
+
+@pytest.mark.usefixtures("workers")
+def test_an_empty_corpus_is_refused(client: TestClient, job: dict[str, Any]) -> None:
+    Path(job["dataset"]["uri"]).write_text("")
+    response = client.post("/jobs", json=job)
+    assert fault(response)["field"] == "dataset.uri"
+    assert response.json()["code"] == "corpus_empty"
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_checkpoint_whose_config_and_tensors_disagree_is_refused(client: TestClient, job: dict[str, Any]) -> None:
+    write_checkpoint_headers(Path(job["base_checkpoint"]["uri"].removeprefix("file://")), claimed_layers=3)
+    response = client.post("/jobs", json=job)
+    assert fault(response)["field"] == "base_checkpoint.uri"
+    assert response.json()["code"] == "config_tensors_disagree"
+
+
+@pytest.mark.usefixtures("workers")
+def test_several_faults_are_told_at_once(client: TestClient) -> None:
+    response = client.post("/jobs", json={"dataset": {"uri": ""}, "training": {"batch_size": 0}})
+    fields = {entry["field"] for entry in response.json()["errors"]}
+    assert fields == {"dataset.uri", "base_checkpoint", "target", "training.batch_size"}
+
+
+@pytest.mark.usefixtures("workers")
+def test_an_unknown_field_gets_the_nearest_known_one(client: TestClient, job: dict[str, Any]) -> None:
+    assert "max_steps" in fault(client.post("/jobs", json={**job, "training": {"max_step": 5}}))["remedy"]
+
+
+def test_a_body_that_is_not_json_is_refused(client: TestClient) -> None:
+    assert (
+        "not JSON" in fault(client.post("/jobs", content=b"{", headers={"content-type": "application/json"}))["message"]
+    )
+
+
+@pytest.mark.parametrize("path", ["/jobs/x", "/jobs/x/events", "/jobs/x/metrics", "/jobs/x/checkpoints", "/nothing"])
+def test_what_does_not_exist_is_a_404_problem(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
+
+
+def test_lists_come_in_pages(client: TestClient, engine: Engine) -> None:
+    ids = [Jobs(engine).create(spec(labels={"team": "ab"[i % 2]})).id for i in range(3)]
+    first = client.get("/jobs", params={"limit": 2}).json()
+    assert ([job["id"] for job in first["data"]], first["has_more"]) == ([ids[2], ids[1]], True)
+    second = client.get("/jobs", params={"limit": 2, "after": first["last_id"]}).json()
+    assert ([job["id"] for job in second["data"]], second["has_more"]) == ([ids[0]], False)
+    assert len(client.get("/jobs", params={"label": "team=a"}).json()["data"]) == 2
+    assert client.get("/jobs", params={"status": "failed"}).json()["data"] == []
+    assert fault(client.get("/jobs", params={"limit": 0}))["field"] == "limit"
+    assert fault(client.get("/jobs", params={"label": "team"}))["field"] == "label"
+
+
+def test_history_metrics_and_checkpoints_are_told(client: TestClient, engine: Engine, settings: Settings) -> None:
+    job_id = Jobs(engine).create(spec()).id
+    leases = Leases(engine, settings)
+    claim = leases.claim(f"{job_id}.prepare", worker="w")
+    assert claim is not None
+    point = {"name": "train_loss", "step": 3, "value": 4.5, "tokens_seen": 99}
+    made = {"kind": "checkpoint", "uri": "file:///c", "metadata": {"step": 3, "tokens_seen": 99, "val_loss": 4.0}}
+    progress = {"step": 3, "total_steps": 6, "percent": 50.0, "seconds_left": 1.5, "metrics": {"train_loss": 4.5}}
+    leases.report(claim, Report(progress=progress, metrics=[point], artifacts=[made]))
+    leases.finish(claim, Outcome(status="failed", reason="killed", message="gone", signal=9))
+    metric = client.get(f"/jobs/{job_id}/metrics").json()["data"][0]
+    assert (metric["id"], metric["value"], metric["tokens_seen"]) == ("3.prepare.train_loss", 4.5, 99)
+    checkpoint = client.get(f"/jobs/{job_id}/checkpoints").json()["data"][0]
+    assert (checkpoint["step"], checkpoint["state"], checkpoint["metrics"]) == (3, "complete", {"val_loss": 4.0})
+    events = client.get(f"/jobs/{job_id}/events", params={"limit": 2, "after": 1}).json()
+    assert [event["id"] for event in events["data"]] == ["2", "3"]
+    stage = client.get(f"/jobs/{job_id}").json()["stages"][0]
+    assert (stage["progress"]["percent"], stage["attempts"][0]["signal"]) == (50.0, 9)
+
+
+def test_cancelling_answers_with_the_job_and_then_with_a_conflict(client: TestClient, engine: Engine) -> None:
+    job_id = Jobs(engine).create(spec()).id
+    response = client.post(f"/jobs/{job_id}/cancel")
+    assert (response.status_code, response.json()["status"]) == (202, "cancelled")
+    again = client.post(f"/jobs/{job_id}/cancel")
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+
+
+def test_it_is_healthy_and_ready(client: TestClient) -> None:
+    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "broker": "ok"}}
+
+
+def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -> None:
+    away = settings.model_copy(
+        update={"redis_url": "redis://127.0.0.1:1/0", "database_url": "postgresql://u@127.0.0.1:1/x"}
+    )
+    with TestClient(create_app(away), raise_server_exceptions=False) as client:
+        assert client.get("/healthz").status_code == 200
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert "ok" not in ready.json()["checks"].values()
+        response = client.get("/jobs")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+        assert "127.0.0.1" not in response.text
+
+
+def test_the_documentation_is_served(client: TestClient) -> None:
+    assert "swagger" in client.get("/docs").text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/healthz", "/readyz"} <= set(paths)
+    assert paths["/jobs"]["post"]["operationId"] == "createJob"
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_example_of_the_documentation_is_accepted(settings: Settings, name: str) -> None:
+    with TestClient(create_app(settings.model_copy(update={"check_files": False}))) as client:
+        assert client.post("/jobs", json=JOBS[name]["value"]).status_code == 202
