@@ -59,6 +59,10 @@ class Client:
         """`GET /jobs/{id}/checkpoints`."""
         return self._call("GET", f"/jobs/{job_id}/checkpoints", params={"limit": 100})
 
+    def metrics(self, job_id: str, **query: Any) -> Json:
+        """`GET /jobs/{id}/metrics`."""
+        return self._call("GET", f"/jobs/{job_id}/metrics", params=query)
+
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """All events after a sequence number, page by page."""
         while True:

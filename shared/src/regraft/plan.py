@@ -77,10 +77,11 @@ def _evaluate(spec: JobSpec, results: Results, folder: str) -> EvaluateTask:
 
 def _provenance(job_id: str, spec: JobSpec, results: Results) -> dict[str, object]:
     return {
+        "name": spec.name,
         "job": job_id,
-        "base_checkpoint": spec.base_checkpoint.uri,
-        "corpus": spec.dataset.uri,
-        "dataset": results[StageName.PREPARE]["address"],
+        "base_model": spec.base_checkpoint.uri,
+        "datasets": [spec.dataset.uri],
+        "dataset_address": results[StageName.PREPARE]["address"],
         "training": spec.training.model_dump(mode="json", by_alias=True),
         "steps": results[StageName.TRAIN]["step"],
         "tokens_seen": results[StageName.TRAIN]["tokens_seen"],

@@ -21,8 +21,10 @@ class Progress(Protocol):
         """`step` of `total` is done; `metrics` are values at this step; `tokens`: seen so far in this job."""
 
     def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
-        """Something durable was published at `uri` (kind: `dataset`, `checkpoint`, `evaluation`, `export`), or what was
-        there has been deleted by retention (kind: `pruned`)."""
+        """Something durable was published at `uri`, or (kind `pruned`) what was there has been deleted by retention.
+
+        Kinds: `dataset`, `base_checkpoint`, `checkpoint`, `evaluation`, `export`, `pruned`.
+        """
 
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         """A line for the job's history."""

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from regraft.checkpoint_info import CheckpointInfo, inspect_checkpoint
-from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.errors import InvalidDataError, InvalidInputError, RegraftError
 from regraft.jobstore import Workers
+from regraft.keymap import why_not_cs
 from regraft.models import Worker
 from regraft.settings import Settings
 from regraft.specs import DatasetSpec, JobSpec
 from regraft.storage import local_path
+
+CHECKPOINT = "base_checkpoint.uri"
 
 
 def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
@@ -29,9 +32,21 @@ def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
     warnings = _check_target(spec, alive) + _check_source(spec, alive)
     if settings.check_files:
         _check_corpus(spec.dataset)
-        info = inspect_checkpoint(local_path(spec.base_checkpoint.uri, field="base_checkpoint.uri"))
-        _check_fit(spec, info)
+        _check_fit(spec, _inspect(spec.base_checkpoint.uri))
     return warnings
+
+
+def _inspect(uri: str) -> CheckpointInfo:
+    """What the checkpoint is; whatever is wrong in it is about the field that names it."""
+    try:
+        return inspect_checkpoint(local_path(uri, field=CHECKPOINT), field=CHECKPOINT)
+    except RegraftError as error:
+        if error.field == CHECKPOINT:
+            raise
+        message = f"{error.field}: {error.message} (it is {error.value!r})"
+        raise InvalidDataError(
+            message, field=CHECKPOINT, value=uri, remedy=error.remedy, reason=error.reason
+        ) from error
 
 
 def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
@@ -111,9 +126,10 @@ def _check_fit(spec: JobSpec, info: CheckpointInfo) -> None:
             value=spec.dataset.tokenizer,
             remedy="Name a tokenizer.json or a tokenizer directory.",
         )
-    if not info.architecture.parallel_residual and any(name != "hf" for name in spec.output.formats):
+    why_not = why_not_cs(info.architecture)
+    if why_not and any(name != "hf" for name in spec.output.formats):
         raise InvalidInputError(
-            "Cerebras formats hold no GPT-NeoX with a sequential residual",
+            f"no Cerebras format can hold this model: {why_not}",
             field="output.formats",
             value=list(spec.output.formats),
             remedy="Ask for hf only.",

@@ -1,0 +1,99 @@
+"""Tensor names: from one naming to a row of a family's table, and back.
+
+Three namings meet here: `own` (this project's decoder), `hf` (Hugging Face) and `cs` (Cerebras Model Zoo). This
+module knows names and the limits of a format, never values: moving and permuting tensors needs torch and lives in
+`regraft_worker.conversion.tensors`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from regraft.families import Architecture, Family, Tensor
+
+_LAYER = re.compile(r"\.(0|[1-9][0-9]{0,5})\.")
+_CS_PREFIX = "model."
+_HEAD = "head.weight"
+CS_ROPE_THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of one model: a row of the table, and the layer it is in (None outside the layers)."""
+
+    tensor: Tensor
+    layer: int | None
+
+    @property
+    def hf(self) -> str:
+        return fill(self.tensor.hf, self.layer)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        return tuple(fill(name, self.layer) for name in self.tensor.own)
+
+    @property
+    def cs(self) -> tuple[str, ...]:
+        return tuple(fill(name, self.layer) for name in self.tensor.cs)
+
+    @property
+    def stored_twice(self) -> bool:
+        """True when Cerebras keeps this one tensor under several names."""
+        return len(self.tensor.own) == 1 and len(self.tensor.cs) > 1
+
+    @property
+    def is_head(self) -> bool:
+        """True for the output projection, which a model with tied embeddings shares with the embedding."""
+        return self.tensor.own == (_HEAD,)
+
+
+def fill(template: str, layer: int | None) -> str:
+    """The name that a template has in one layer."""
+    return template if layer is None else template.replace("{n}", str(layer))
+
+
+def find_hf(family: Family, architecture: Architecture, name: str) -> Row | None:
+    """The row of a Hugging Face name; None when the model has no such tensor."""
+    number = _LAYER.search(name)
+    layer = int(number.group(1)) if number else None
+    if layer is not None and layer >= architecture.num_layers:
+        return None
+    for tensor in family.tensors:
+        if ("{n}" in tensor.hf) == (layer is not None) and fill(tensor.hf, layer) == name:
+            return Row(tensor, layer)
+    return None
+
+
+def rows(family: Family, architecture: Architecture) -> Iterator[Row]:
+    """Every tensor of the model, ordered by Hugging Face name; the head too when it is tied."""
+    found: list[Row] = []
+    for tensor in family.tensors:
+        layers: list[int | None] = list(range(architecture.num_layers)) if "{n}" in tensor.hf else [None]
+        found += [Row(tensor, layer) for layer in layers]
+    yield from sorted(found, key=lambda row: row.hf)
+
+
+def embedding_row(family: Family) -> Row:
+    """The row of the word embedding."""
+    return next(Row(tensor, None) for tensor in family.tensors if tensor.own == ("embedding.weight",))
+
+
+def is_ignored(family: Family, name: str) -> bool:
+    """True for buffers of old Hugging Face files that carry no weights."""
+    return any(re.fullmatch(pattern, name) for pattern in family.ignored_hf)
+
+
+def without_prefix(name: str) -> str:
+    """A Cerebras name as the converter writes it; a trainer's file has the prefix `model.` on every name."""
+    return name.removeprefix(_CS_PREFIX)
+
+
+def why_not_cs(architecture: Architecture) -> str:
+    """Why no Cerebras checkpoint can hold this model, empty when one can."""
+    if not architecture.parallel_residual:
+        return "its blocks add attention and feed-forward one after the other; the Cerebras model adds both at once"
+    if architecture.rope_theta != CS_ROPE_THETA:
+        return f"its rotary base is {architecture.rope_theta:g}; cs-1.8 knows only {CS_ROPE_THETA:g}"
+    return ""
