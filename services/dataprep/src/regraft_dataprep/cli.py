@@ -2,7 +2,8 @@
 
 Plain functions with typer annotations; the `regraft` program finds them by entry point and renders their errors.
 Results go to stdout as JSON, progress to stderr. The trade-off: a run that is interrupted starts anew; jobs that must
-survive a machine are submitted to the API instead.
+survive a machine are submitted to the API instead. What a command needs is imported when it runs, so that
+`regraft --help` stays fast.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from pydantic import ValidationError
 from regraft.errors import InvalidInputError
 from regraft.ports import Level, NullProgress
 from regraft.specs.stages import PrepareTask
-from regraft_dataprep.pipeline import prepare as run_prepare
-from regraft_dataprep.sample import write_trc2_sample
 
 
 def prepare(
@@ -33,6 +32,8 @@ def prepare(
     examples_per_file: Annotated[int, typer.Option(help="Windows in one HDF5 file.")] = 50_000,
 ) -> None:
     """Turn a corpus into train and eval HDF5 files."""
+    from regraft_dataprep.pipeline import prepare as run_prepare
+
     dataset = {
         "source": source,
         "uri": uri,
@@ -54,8 +55,17 @@ def sample_trc2(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 1,
 ) -> None:
     """Write an invented news corpus in the TRC2 format."""
+    from regraft_dataprep.sample import write_trc2_sample
+
     counts = write_trc2_sample(output, stories=stories, seed=seed)
     typer.echo(json.dumps({"output": str(output), **counts}, indent=2))
+
+
+def serve() -> None:
+    """Run a data preparation worker: takes `prepare` stages from the queue until stopped."""
+    from regraft_dataprep.tasks import serve as run_worker
+
+    run_worker()
 
 
 def _task(**values: Any) -> PrepareTask:

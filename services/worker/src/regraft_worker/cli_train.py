@@ -1,0 +1,169 @@
+"""`regraft train` and `regraft evaluate`: the cores on this machine, without a server.
+
+Progress goes to standard error, one line a report; the result goes to standard output as JSON. Ctrl-C and SIGTERM
+save and stop, and the same command goes on from there. For runs that shall outlive a terminal, send a job instead.
+
+Torch is imported when a command runs, so that `regraft --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from regraft.errors import InvalidInputError
+from regraft.ports import Level
+from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
+
+_Dataset = Annotated[Path, typer.Option(help="Folder with train/*.h5 and eval/*.h5.")]
+_Output = Annotated[Path, typer.Option(help="Folder to write to.")]
+_Target = Annotated[str, typer.Option(help="Hardware to compute on.")]
+
+
+def train(
+    dataset: _Dataset,
+    checkpoint: Annotated[Path, typer.Option(help="Hugging Face directory to start from.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder of the run; one found there is continued.")],
+    target: _Target = "cpu",
+    params: Annotated[
+        Path | None, typer.Option(help="YAML file with the `training` section of a job; options override it.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: one pass.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences in one step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the default schedule.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sample order and of dropout.")] = None,
+) -> None:
+    """Continue the pre-training of a checkpoint on a prepared dataset."""
+    given = {
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "seed": seed,
+    }
+    training = _training(params, {name: value for name, value in given.items() if value is not None})
+    task = TrainTask(
+        dataset_uri=str(dataset),
+        checkpoint_uri=str(checkpoint),
+        training=training,
+        target=_target(target),
+        output_uri=str(output_dir),
+    )
+    from regraft_worker.trainer.loop import train as train_core
+
+    typer.echo(train_core(task, TerminalProgress()).model_dump_json(indent=2))
+
+
+def evaluate(
+    dataset: _Dataset,
+    checkpoint: Annotated[list[str], typer.Option(help="NAME=DIR; names `base` and `trained` are compared.")],
+    output_dir: _Output,
+    target: _Target = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 8,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+) -> None:
+    """Score checkpoints on the held-out windows of a prepared dataset."""
+    task = EvaluateTask(
+        dataset_uri=str(dataset),
+        checkpoints=dict(_named(item) for item in checkpoint),
+        batch_size=batch_size,
+        precision=precision,
+        target=_target(target),
+        output_uri=str(output_dir),
+    )
+    from regraft_worker.trainer.evaluate import evaluate as evaluate_core
+
+    typer.echo(evaluate_core(task, TerminalProgress()).model_dump_json(indent=2))
+
+
+class TerminalProgress:
+    """A `Progress` for a person at a terminal; from now on, Ctrl-C and SIGTERM ask the core to stop."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._first: tuple[int, float] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        parts = [f"step {step}/{total}" if total else f"step {step}"]
+        if tokens is not None:
+            parts.append(f"tokens {tokens:,}")
+        parts += [f"{name} {value:.5g}" for name, value in metrics.items()]
+        parts += self._time_left(step, total)
+        typer.echo("  ".join(parts), err=True)
+
+    def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
+        typer.echo(f"{kind}  {uri}", err=True)
+
+    def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        typer.echo(message if level == "info" else f"{level}: {message}", err=True)
+
+    def should_stop(self) -> bool:
+        return self._stop
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._stop = True
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        typer.echo("stopping after this step", err=True)
+
+    def _time_left(self, step: int, total: int | None) -> list[str]:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        done = step - self._first[0]
+        if total is None or done <= 0:
+            return []
+        return [f"{(now - self._first[1]) / done * (total - step):,.0f} s left"]
+
+
+def _training(params: Path | None, given: Mapping[str, object]) -> TrainingSpec:
+    options = {**(_section(params) if params else {}), **given}
+    if "learning_rate" in given and options.get("schedule") is not None:
+        raise InvalidInputError(
+            "has no effect on a schedule given part by part",
+            field="learning_rate",
+            value=given["learning_rate"],
+            remedy="Change the schedule in the file, or remove it.",
+        )
+    try:
+        return TrainingSpec.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in ("training", *first["loc"]))
+        raise InvalidInputError(first["msg"], field=field, value=first["input"]) from error
+
+
+def _section(params: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(params.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"cannot be read: {error}", field="params", value=str(params)) from error
+    section = found.get("training") if isinstance(found, dict) else None
+    if not isinstance(section, dict):
+        raise InvalidInputError("has no `training` section", field="params", value=str(params))
+    return section
+
+
+def _target(kind: str) -> TargetSpec:
+    try:
+        return TargetSpec(kind=kind)
+    except ValidationError as error:
+        raise InvalidInputError("is no name of a target", field="target", value=kind) from error
+
+
+def _named(item: str) -> tuple[str, str]:
+    name, separator, folder = item.partition("=")
+    if not (name and separator and folder):
+        raise InvalidInputError("write NAME=DIR", field="checkpoint", value=item)
+    return name, folder

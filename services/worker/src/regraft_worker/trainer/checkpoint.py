@@ -1,0 +1,204 @@
+"""Checkpoints of a run: a Hugging Face model directory each, with all that training needs to go on inside.
+
+    <run>/step-00000123/
+        config.json, model*.safetensors, tokenizer files      loads elsewhere as it is; fp32, as trained
+        training_state/optimizer.safetensors                  exp_avg/<own name>, exp_avg_sq/<own name>
+        training_state/state.json                             step, tokens, data position, what made it
+        manifest.json                                         written last
+
+No random state is saved: every step seeds the generators from (seed, step), the order of the windows and the rate are
+functions of the step, so a checkpoint has nothing else to restore. No pickle: loading runs no code.
+
+The trade-off: each checkpoint is 12 bytes per weight and is written while training waits.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from regraft.errors import InvalidDataError
+from regraft.ports import NullProgress, Progress
+from regraft.specs import Spec, TargetSpec, TrainingSpec
+from regraft.storage import publish, read_manifest, verify
+from regraft_worker.conversion.hf import write_checkpoint
+from regraft_worker.conversion.tensors import own_to_hf
+from regraft_worker.model.decoder import Decoder
+from regraft_worker.trainer.optimizer import MOMENTS, AdamW
+from regraft_worker.trainer.weights import Description
+
+_FOLDER = re.compile(r"step-(\d{8,})")
+_STATE = "training_state/state.json"
+_OPTIMIZER = "training_state/optimizer.safetensors"
+
+
+class TrainingState(Spec):
+    """`state.json`: where a run stands, and what made it."""
+
+    format_version: Literal[1] = 1
+    step: int = 0
+    """Finished optimiser steps; also the position of the schedule."""
+    windows_read: int = 0
+    """Position in the epochs laid end to end."""
+    tokens_seen: int = 0
+    """Tokens counted in the loss so far."""
+    train_loss: float | None = None
+    """Of the last step."""
+    val_loss: float | None = None
+    """At this very step; null when it was not scored."""
+    best_step: int | None = None
+    best_val_loss: float | None = None
+    training: TrainingSpec
+    target: TargetSpec
+    max_steps: int
+    dataset: str | None
+    """Address of the dataset; null when it has no manifest."""
+    dataset_windows: int
+    base: str | None
+    """Address of the checkpoint the run started from; null when it has no manifest."""
+    versions: dict[str, str]
+
+    def summary(self) -> dict[str, object]:
+        """For the manifest and the job's record."""
+        found: dict[str, object] = {
+            "step": self.step,
+            "tokens_seen": self.tokens_seen,
+            "train_loss": self.train_loss,
+            "format": "hf",
+        }
+        return found if self.val_loss is None else {**found, "val_loss": self.val_loss}
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return run / f"step-{step:08d}"
+
+
+def latest(run: Path, *, progress: Progress | None = None) -> Path | None:
+    """The newest checkpoint that is whole, every byte of it as published; damaged ones are reported and skipped."""
+    for _, folder in sorted(_steps(run), reverse=True):
+        fault = _fault(folder)
+        if fault is None:
+            return folder
+        (progress or NullProgress()).event(
+            f"checkpoint {folder.name} is skipped: {fault}", level="warn", data={"checkpoint": folder.name}
+        )
+    return None
+
+
+def save(
+    run: Path, state: TrainingState, *, model: Decoder, optimizer: AdamW, description: Description, base: Path
+) -> Path:
+    """Publish the checkpoint of `state.step`; tokenizer files come from `base`."""
+    assert optimizer.step_count == state.step, "the optimiser and the state are at one step"
+    final = step_folder(run, state.step)
+    weights = own_to_hf(description.family, description.architecture, _detached(model.state_dict()))
+    with publish(final, kind="checkpoint") as draft:
+        write_checkpoint(draft.folder, weights, config=description.config, extra_files_from=base)
+        (draft.folder / _STATE).parent.mkdir()
+        save_file(_moments(model, optimizer), draft.folder / _OPTIMIZER)
+        (draft.folder / _STATE).write_text(state.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        roles = {"dataset": state.dataset, "base": state.base}
+        draft.parents = {role: address for role, address in roles.items() if address is not None}
+        draft.made_by = state.training.model_dump(mode="json", by_alias=True)
+        draft.summary = {**state.summary(), "family": description.family.name}
+    return final
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Where the run stood at this checkpoint.
+
+    Raises:
+        InvalidDataError: the state is missing or cannot be understood.
+    """
+    try:
+        return TrainingState.model_validate_json((folder / _STATE).read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise _unusable(folder, "training state") from error
+
+
+def load_optimizer(folder: Path, *, model: Decoder, optimizer: AdamW) -> None:
+    """Fill the moments and the count of updates, bit for bit. Weights: `weights.load_model` on the same folder.
+
+    Raises:
+        InvalidDataError: the moments do not fit the model.
+    """
+    wanted = _moments(model, optimizer)
+    with safe_open(folder / _OPTIMIZER, framework="pt") as file:
+        if set(file.keys()) != set(wanted):
+            raise _unusable(folder, "optimiser state")
+        for name, moment in wanted.items():
+            saved = file.get_tensor(name)
+            if saved.shape != moment.shape:
+                raise _unusable(folder, "optimiser state")
+            moment.copy_(saved)
+    optimizer.step_count = read_state(folder).step
+
+
+def prune(run: Path, state: TrainingState) -> list[Path]:
+    """Delete checkpoints beyond `keep_last`, the best one excepted with `keep_best`; returns those deleted.
+
+    Those of later steps are left alone: they are damaged ones that this run has gone back behind, and will replace.
+    """
+    spec = state.training.checkpoint
+    past = sorted(step for step, _ in _steps(run) if step <= state.step)
+    kept = set(past[-spec.keep_last :])
+    if spec.keep_best:
+        kept.add(state.best_step or state.step)
+    deleted = [step_folder(run, step) for step in past if step not in kept]
+    for folder in deleted:
+        _delete(folder)
+    return deleted
+
+
+def _steps(run: Path) -> list[tuple[int, Path]]:
+    if not run.is_dir():
+        return []
+    matches = ((_FOLDER.fullmatch(folder.name), folder) for folder in run.iterdir() if folder.is_dir())
+    return [(int(match[1]), folder) for match, folder in matches if match]
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return "it has no manifest"
+        verify(folder, manifest)
+    except ValueError as error:  # InvalidDataError, or a manifest that is not UTF-8
+        return str(error)
+    return None
+
+
+def _delete(folder: Path) -> None:
+    # Without its manifest it is no checkpoint any more, however far the rest gets.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _moments(model: Decoder, optimizer: AdamW) -> dict[str, Tensor]:
+    return {
+        f"{moment}/{name}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        for moment in MOMENTS
+    }
+
+
+def _detached(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _unusable(folder: Path, what: str) -> InvalidDataError:
+    return InvalidDataError(
+        f"the {what} of this checkpoint cannot be used",
+        value=str(folder),
+        remedy="Delete the checkpoint; the run goes on from the one before.",
+        reason="invalid_checkpoint",
+    )

@@ -1,0 +1,305 @@
+"""The training loop: from a dataset and a checkpoint to trained checkpoints.
+
+What a run computes is a pure function of its task: the windows, the rate and the random numbers of a step follow from
+(seed, step) alone. So a run that is killed anywhere and called again ends with the same bits and reports the same
+numbers; steps since its last checkpoint are made, and reported, again. Random generators are seeded anew at each step
+for that reason: dropout needs no saved state.
+
+The trade-off: one process, one device, and training waits while a checkpoint is written. It sets torch's global seed,
+thread count and deterministic mode, which a notebook around it will notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
+from regraft.ports import NullProgress, Progress
+from regraft.specs import TrainingSpec, TrainResult, TrainTask
+from regraft.storage import is_published, local_path, to_uri
+from regraft_worker.model.loss import mean_loss
+from regraft_worker.trainer import checkpoint
+from regraft_worker.trainer.checkpoint import TrainingState
+from regraft_worker.trainer.data import SampleOrder, read_batch
+from regraft_worker.trainer.evaluate import scores
+from regraft_worker.trainer.inputs import Inputs, open_inputs
+from regraft_worker.trainer.optimizer import AdamW
+from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.targets import Target, target_for
+from regraft_worker.trainer.weights import load_model
+
+
+def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
+    """Train up to `max_steps`, going on from the newest whole checkpoint found in `output_uri`.
+
+    Raises:
+        InvalidInputError: model, dataset and options do not go together, or another run's checkpoints are there.
+        InvalidDataError: an input is not what it should be, or the loss is not finite (`loss_not_finite`).
+        InterruptedStageError: asked to stop; a checkpoint of the last finished step is there.
+    """
+    progress = progress or NullProgress()
+    target = target_for(task.target)
+    run = local_path(task.output_uri, field="output_uri")
+    with open_inputs(task) as inputs:
+        target.prepare()
+        start = checkpoint.latest(run, progress=progress)
+        state = _fresh_state(task, inputs) if start is None else _continued_state(task, inputs, start)
+        if start is not None:
+            # The report of a kill's last checkpoint may be lost: say it again, reports are at least once.
+            progress.artifact("checkpoint", to_uri(start), state.summary())
+        if start is not None and state.step == inputs.max_steps:
+            return _result(run, state)
+        return _Run(task, inputs, target, progress, state=state, start=start).finish()
+
+
+class _Run:
+    """A model being trained; `state` says how far it is."""
+
+    def __init__(
+        self,
+        task: TrainTask,
+        inputs: Inputs,
+        target: Target,
+        progress: Progress,
+        *,
+        state: TrainingState,
+        start: Path | None,
+    ) -> None:
+        self.spec = task.training
+        self.folder = local_path(task.output_uri, field="output_uri")
+        self.inputs, self.target, self.progress, self.state = inputs, target, progress, state
+        self.model = load_model(start or inputs.base, inputs.description, device=target.device).train()
+        self.optimizer = AdamW(self.model, self.spec.optimizer)
+        if start is not None:
+            checkpoint.load_optimizer(start, model=self.model, optimizer=self.optimizer)
+            progress.event(f"going on from step {state.step}", data={"step": state.step})
+        self.schedule = schedule_of(self.spec, max_steps=inputs.max_steps)
+        self.order = SampleOrder(
+            len(inputs.train), seed=self.spec.seed, batch_size=self.spec.batch_size, shuffle=self.spec.shuffle
+        )
+        self.saved_step = state.step
+        self.pace = _Pace()
+
+    def finish(self) -> TrainResult:
+        """All steps that are left."""
+        while self.state.step < self.inputs.max_steps:
+            if self.progress.should_stop():
+                self._stop()
+            metrics = self._advance(self.state.step + 1)
+            due = self._checkpoint_due()
+            if self._evaluation_due(checkpoint_due=due):
+                metrics |= self._evaluate()
+            if metrics:
+                self.progress.step(self.state.step, metrics, total=self.inputs.max_steps, tokens=self.state.tokens_seen)
+            if due:
+                self._save()
+        return _result(self.folder, self.state)
+
+    def _advance(self, step: int) -> dict[str, float]:
+        """One optimiser step; its metrics when they are to be reported."""
+        began = time.monotonic()
+        vocab_size = self.inputs.description.architecture.vocab_size
+        features = read_batch(
+            self.inputs.train, self.order.batch(step), vocab_size=vocab_size, device=self.target.device
+        )
+        torch.manual_seed(seed_of(self.spec.seed, step))
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.target.autocast(self.spec.precision):
+            loss = mean_loss(self.model, features)
+        loss.backward()  # type: ignore[no-untyped-call]
+        train_loss, norm = loss.item(), self._clip().item()
+        self._check_finite(step, train_loss, norm)
+        rate = self.schedule.rate(step - 1)
+        self.optimizer.set_rate(rate)
+        self.optimizer.step()
+        tokens = int((features["attention_mask"] != 0).sum())
+        self._move_to(step, train_loss, tokens)
+        self.pace.add(tokens, time.monotonic() - began)
+        if step % self.spec.log_every_steps and step != self.inputs.max_steps:
+            return {}
+        return {
+            "train_loss": train_loss,
+            "train_lr": rate,
+            "train_grad_norm": norm,
+            "tokens_per_second": self.pace.take(),
+            "epoch": self.state.windows_read / len(self.inputs.train),
+        }
+
+    def _clip(self) -> Tensor:
+        """The global L2 norm of the gradients, which are scaled down to the limit if there is one."""
+        limit = self.spec.optimizer.max_gradient_norm
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+
+    def _check_finite(self, step: int, loss: float, norm: float) -> None:
+        # Before the weights are touched: what is saved is always a state that still computes.
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        kept = checkpoint.step_folder(self.folder, self.saved_step) if self.saved_step else None
+        raise InvalidDataError(
+            f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite at step {step}"
+            + (f"; the last good checkpoint is {kept.name}" if kept else ""),
+            field="training",
+            value=repr(norm if math.isfinite(loss) else loss),
+            remedy="Lower the learning rate, warm up longer, or use fp32.",
+            reason="loss_not_finite",
+        )
+
+    def _move_to(self, step: int, train_loss: float, tokens: int) -> None:
+        change = {
+            "step": step,
+            "windows_read": step * self.spec.batch_size,
+            "tokens_seen": self.state.tokens_seen + tokens,
+            "train_loss": train_loss,
+            "val_loss": None,
+        }
+        self.state = self.state.model_copy(update=change)
+
+    def _checkpoint_due(self) -> bool:
+        return self.state.step % self.spec.checkpoint.every_steps == 0 or self.state.step == self.inputs.max_steps
+
+    def _evaluation_due(self, *, checkpoint_due: bool) -> bool:
+        """At its own steps and at the last one; with `keep_best`, every checkpoint needs its score too."""
+        every = self.spec.evaluate.every_steps
+        if every and (self.state.step % every == 0 or self.state.step == self.inputs.max_steps):
+            return True
+        return checkpoint_due and self.spec.checkpoint.keep_best is not None
+
+    def _evaluate(self) -> dict[str, float]:
+        assert self.inputs.held_out is not None, "checked before compute"
+        # Not interrupted: a stop is heeded at the next step, so that a resumed run reports the same scores.
+        found = scores(
+            self.model,
+            self.inputs.held_out,
+            batch_size=self.spec.batch_size,
+            target=self.target,
+            precision=self.spec.precision,
+        )
+        self.state = self.state.model_copy(update={"val_loss": found.loss})
+        return {"val_loss": found.loss, "val_perplexity": found.perplexity, "val_accuracy": found.accuracy}
+
+    def _save(self) -> None:
+        self._note_best()
+        uri = to_uri(
+            checkpoint.save(
+                self.folder,
+                self.state,
+                model=self.model,
+                optimizer=self.optimizer,
+                description=self.inputs.description,
+                base=self.inputs.base,
+            )
+        )
+        self.saved_step = self.state.step
+        self.progress.artifact("checkpoint", uri, self.state.summary())
+        for deleted in checkpoint.prune(self.folder, self.state):
+            self.progress.artifact("pruned", to_uri(deleted), {})
+
+    def _note_best(self) -> None:
+        state = self.state
+        if state.val_loss is not None and (state.best_val_loss is None or state.val_loss < state.best_val_loss):
+            self.state = state.model_copy(update={"best_step": state.step, "best_val_loss": state.val_loss})
+
+    def _stop(self) -> None:
+        if self.state.step != self.saved_step:
+            self._save()
+        raise InterruptedStageError(f"stopped after step {self.state.step}; calling again goes on from there")
+
+
+class _Pace:
+    """Counted tokens per second of training, evaluation and saving left out."""
+
+    def __init__(self) -> None:
+        self.tokens, self.seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.tokens += tokens
+        self.seconds += seconds
+
+    def take(self) -> float:
+        """The mean since the last call."""
+        rate = self.tokens / self.seconds
+        self.tokens, self.seconds = 0, 0.0
+        return rate
+
+
+def seed_of(seed: int, step: int) -> int:
+    """The seed of one step: a hash, so that neighbouring seeds and steps never share random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8], "little")
+
+
+def _fresh_state(task: TrainTask, inputs: Inputs) -> TrainingState:
+    return TrainingState(
+        training=task.training,
+        target=task.target,
+        max_steps=inputs.max_steps,
+        dataset=inputs.dataset_address,
+        dataset_windows=len(inputs.train),
+        base=inputs.base_address,
+        versions={
+            "regraft": version("regraft-worker"),
+            "torch": version("torch"),
+            "python": platform.python_version(),
+            "threads": str(torch.get_num_threads()),
+        },
+    )
+
+
+def _continued_state(task: TrainTask, inputs: Inputs, folder: Path) -> TrainingState:
+    """Where the run stands, with today's options; refused when they would make it another run.
+
+    Raises:
+        InvalidInputError: an option that shapes the result differs, or the run is past `max_steps`.
+    """
+    found, fresh = checkpoint.read_state(folder), _fresh_state(task, inputs)
+    before, now = _identity(found), _identity(fresh)
+    for name, value in now.items():
+        if before[name] != value and None not in (before[name], value):
+            raise InvalidInputError(
+                f"the run in this folder was started with {before[name]!r}",
+                field=name,
+                value=value,
+                remedy="Train into another folder, or with the options the run was started with.",
+            )
+    if found.step > inputs.max_steps:
+        raise InvalidInputError(
+            f"the run is at step {found.step} already", field="training.max_steps", value=inputs.max_steps
+        )
+    change = {name: getattr(fresh, name) for name in ("training", "target", "max_steps", "versions")}
+    if found.best_step and not is_published(checkpoint.step_folder(folder.parent, found.best_step)):
+        change |= {"best_step": None, "best_val_loss": None}  # deleted or damaged since
+    return found.model_copy(update=change)
+
+
+def _identity(state: TrainingState) -> dict[str, object]:
+    """What must not change within a run. When it is saved, scored and logged, and how long it is, may."""
+    free = {"max_steps", "evaluate", "checkpoint", "log_every_steps", "schedule", "learning_rate"}
+    options = state.training.model_dump(mode="json", exclude=free)
+    rates = schedule_of(state.training, max_steps=state.max_steps).parts
+    return {
+        **{f"training.{name}": value for name, value in options.items()},
+        "training.schedule": [part.model_dump(mode="json", by_alias=True) for part in rates],
+        "dataset": state.dataset,
+        "dataset.windows": state.dataset_windows,
+        "base_checkpoint": state.base,
+    }
+
+
+def _result(run: Path, state: TrainingState) -> TrainResult:
+    assert state.train_loss is not None, "a finished run has made a step"
+    spec: TrainingSpec = state.training
+    best = state.best_step if spec.checkpoint.keep_best else None
+    return TrainResult(
+        uri=to_uri(checkpoint.step_folder(run, state.step)),
+        step=state.step,
+        tokens_seen=state.tokens_seen,
+        train_loss=state.train_loss,
+        best_uri=None if best is None else to_uri(checkpoint.step_folder(run, best)),
+    )

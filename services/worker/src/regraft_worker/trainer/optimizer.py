@@ -1,0 +1,108 @@
+"""AdamW in the order that Cerebras and the first Hugging Face AdamW use.
+
+    m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g g
+    p = p - rate (c m / (sqrt(v) + eps) + decay p),   c = sqrt(1 - b2^t) / (1 - b1^t)
+
+`torch.optim.AdamW` adds eps after the bias correction of v, which makes the first steps larger: at eps 1e-6 the two
+differ by 2e-3 in the loss after twenty steps of a small model. Use torch's where no run has to be reproduced.
+
+The update runs over groups of tensors at a time (`torch._foreach`), bounded so that the temporaries stay small beside
+the moments themselves. Moments are fp32 like the weights: 8 bytes per parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regraft.specs import OptimizerSpec
+
+_GROUP_ELEMENTS = 2**26  # fp32 temporaries of one group: 2 x 256 MiB
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class AdamW(torch.optim.Optimizer):
+    """See the module; `step_count` is the number of updates made."""
+
+    def __init__(self, model: nn.Module, spec: OptimizerSpec) -> None:
+        super().__init__(_groups(model, spec), defaults={"lr": 0.0, "weight_decay": 0.0})
+        self.spec = spec
+        self.step_count = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Apply the gradients at the rate that `set_rate` left."""
+        assert closure is None, "a step re-evaluates nothing"
+        self.step_count += 1
+        for group in self.param_groups:
+            for parameters in _bounded(group["params"]):
+                self._update(parameters, rate=group["lr"], decay=group["weight_decay"])
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next step."""
+        for group in self.param_groups:
+            group["lr"] = rate
+
+    def _update(self, parameters: list[Tensor], *, rate: float, decay: float) -> None:
+        gradients = [_gradient(parameter) for parameter in parameters]
+        m, v = ([self.state[parameter][moment] for parameter in parameters] for moment in MOMENTS)
+        beta1, beta2 = self.spec.betas
+        torch._foreach_mul_(m, beta1)
+        torch._foreach_add_(m, gradients, alpha=1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
+        scale = torch._foreach_sqrt(v)
+        torch._foreach_add_(scale, self.spec.eps)
+        update = torch._foreach_div(m, scale)
+        torch._foreach_mul_(update, self._correction(beta1, beta2))
+        if decay:
+            torch._foreach_add_(update, parameters, alpha=decay)
+        torch._foreach_add_(parameters, update, alpha=-rate)
+
+    def _correction(self, beta1: float, beta2: float) -> float:
+        if not self.spec.correct_bias:
+            return 1.0
+        return math.sqrt(1 - beta2**self.step_count) / (1 - beta1**self.step_count)
+
+
+def decayed(model: nn.Module) -> dict[str, bool]:
+    """Whether weight decay applies, by parameter name: to all but biases and norms, so to embeddings too."""
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    return {
+        name: name.rpartition(".")[0] not in norms and not name.endswith("bias") for name, _ in model.named_parameters()
+    }
+
+
+def _groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
+    decay = decayed(model)
+    parameters = dict(model.named_parameters())
+    return [
+        {"params": [parameters[name] for name in decay if decay[name] is applies], "weight_decay": value}
+        for applies, value in ((True, spec.weight_decay), (False, 0.0))
+    ]
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None, "every parameter takes part in the loss"
+    return parameter.grad
+
+
+def _bounded(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive parameters, together at most `_GROUP_ELEMENTS` (a larger one stands alone)."""
+    group: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if group and size + parameter.numel() > _GROUP_ELEMENTS:
+            yield group
+            group, size = [], 0
+        group.append(parameter)
+        size += parameter.numel()
+    if group:
+        yield group

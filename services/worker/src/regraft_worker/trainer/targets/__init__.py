@@ -1,0 +1,42 @@
+"""Hardware to train on: one module per kind, found by its file name.
+
+A target module offers `available()`, which says what this machine has without importing torch, and `Target`, a class
+made with the number of devices. Adding a kind adds a file here and touches nothing else.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, cast
+
+from regraft import discover
+from regraft.specs import TargetSpec
+
+PACKAGE = "regraft_worker.trainer.targets"
+
+
+class Target(Protocol):
+    """Where the arithmetic happens."""
+
+    device: str
+    """torch's name of it."""
+
+    def prepare(self) -> None:
+        """Set the process up: threads, deterministic algorithms."""
+
+    def autocast(self, precision: str) -> AbstractContextManager[object]:
+        """The context in which forward passes run.
+
+        Raises:
+            InvalidInputError: the target has no such precision.
+        """
+
+
+def target_for(spec: TargetSpec) -> Target:
+    """The target a job asks for.
+
+    Raises:
+        InvalidInputError: there is no such kind, or it has not that many devices.
+    """
+    module = discover.load(PACKAGE, spec.kind, field="target.kind")
+    return cast(Target, module.Target(spec.devices))
