@@ -35,6 +35,7 @@ def prepare(text: str, progress: Progress) -> Spec:
         train_tokens=2,
         eval_tokens=1,
         max_sequence_length=2,
+        max_token_id=9,
     )
 
 

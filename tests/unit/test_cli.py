@@ -70,8 +70,8 @@ def test_a_bad_job_file_is_refused(tmp_path: Path, text: str | None, what: str) 
 
 
 def test_progress_shows_step_tokens_loss_and_time_left() -> None:
-    assert progress_line(stage(progress=progress(4))) == "4/10  12,345 tokens  loss 5.2500  1 min 30 s left"
-    assert progress_line(stage(progress=progress(4, None))).startswith("4  12,345 tokens")
+    assert progress_line(stage(progress=progress(4))) == "4/10 steps  12,345 tokens  loss 5.2500  1 min 30 s left"
+    assert progress_line(stage(progress=progress(4, None))).startswith("4 steps  12,345 tokens")
     assert progress_line(stage()) == ""
 
 

@@ -39,7 +39,7 @@ def test_what_is_published_is_kept_when_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "x/sub/a.txt").read_text() == "first"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "no manifest"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "noise", "no manifest"])
 def test_damage_is_seen_and_mended_by_making_it_again(tmp_path: Path, damage: str) -> None:
     final = make(tmp_path / "x")
     file = final / "sub/a.txt"
@@ -52,6 +52,8 @@ def test_damage_is_seen_and_mended_by_making_it_again(tmp_path: Path, damage: st
             file.unlink()
         case "manifest":
             (final / "manifest.json").write_text("{")
+        case "noise":
+            (final / "manifest.json").write_bytes(b"\xff\xfe\x00")
         case _:
             (final / "manifest.json").unlink()
     assert not is_published(final)

@@ -5,6 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any, TextIO
 
+UNITS = {
+    "prepare": "documents",
+    "convert": "tensors",
+    "train": "steps",
+    "evaluate": "batches",
+    "export": "tensors",
+}
 SHOWN_METRICS = {"train_loss": "loss", "val_loss": "val loss"}
 
 
@@ -61,11 +68,12 @@ def _status_text(stage: dict[str, Any]) -> str:
 
 
 def progress_line(stage: dict[str, Any]) -> str:
-    """`step 40/300  20,480 tokens  loss 5.1234  12 s left`; empty before the first report."""
+    """`40/300 steps  20,480 tokens  loss 5.1234  12 s left`; empty before the first report."""
     progress = stage["progress"]
     if not progress:
         return ""
-    parts = [f"{progress['step']:,}" + (f"/{progress['total_steps']:,}" if progress["total_steps"] else "")]
+    total = f"/{progress['total_steps']:,}" if progress["total_steps"] else ""
+    parts = [f"{progress['step']:,}{total} {UNITS[stage['name']]}"]
     if progress["tokens_seen"]:
         parts.append(f"{progress['tokens_seen']:,} tokens")
     for key, label in SHOWN_METRICS.items():

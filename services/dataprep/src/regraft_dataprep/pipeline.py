@@ -113,6 +113,7 @@ class _Preparation:
         draft.summary = {
             "documents": sum(split.documents for split in totals.values()),
             "max_sequence_length": self.spec.max_sequence_length,
+            "max_token_id": self.encoder.vocab_size - 1,
             **{f"{name}_examples": split.examples for name, split in totals.items()},
             **{f"{name}_tokens": split.loss_tokens for name, split in totals.items()},
         }

@@ -64,6 +64,7 @@ def _read_config(config: Config) -> Architecture:
         layer_norm_epsilon=number(config, "layer_norm_eps", 1e-5),
         initializer_range=number(config, "initializer_range", 0.02),
         rope_theta=theta,
+        embedding_dropout=number(config, "hidden_dropout", 0.0),  # Hugging Face uses the one rate for both
         attention_dropout=number(config, "attention_dropout", 0.0),
         residual_dropout=number(config, "hidden_dropout", 0.0),
         tied_embeddings=flag(config, "tie_word_embeddings", False),

@@ -41,6 +41,8 @@ class PrepareResult(Spec):
     """Tokens of the train split that are counted in the loss."""
     eval_tokens: int
     max_sequence_length: int
+    max_token_id: int
+    """Largest id the tokenizer can give."""
 
 
 class ConvertTask(Spec):

@@ -57,11 +57,11 @@ def read_manifest(folder: Path) -> Manifest | None:
         InvalidDataError: there is one that cannot be understood.
     """
     try:
-        text = (folder / NAME).read_text(encoding="utf-8")
+        content = (folder / NAME).read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return Manifest.model_validate(json.loads(text))
+        return Manifest.model_validate(json.loads(content))
     except (ValueError, ValidationError) as error:
         raise InvalidDataError(
             "the manifest cannot be read",
