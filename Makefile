@@ -1,5 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs. Both make their own environment.
-PYTHON ?= python3.11
+# Any Python 3.11 or newer will do.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed

@@ -254,7 +254,8 @@ def _unprivileged() -> list[str]:
             remedy="Start as an ordinary user, or set REGRAFT_DATABASE_URL to a server of your own.",
         )
     user, group = _unprivileged_ids()
-    reach = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+    # Without the secure bit, access(2) drops the capability and PostgreSQL finds its own programs unreadable.
+    reach = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override", "--securebits", "+no_setuid_fixup"]
     pdeathsig = ["--pdeathsig", "KILL"]  # changing the user clears what the parent asked for
     return [setpriv, *pdeathsig, "--reuid", str(user), "--regid", str(group), "--clear-groups", *reach, "--"]
 

@@ -90,12 +90,17 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._stop = False
         self._first: tuple[int, float] | None = None
+        self._printed = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def step(
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
     ) -> None:
+        # A report with numbers is asked for; one that only says how far it is comes once a second.
+        if not metrics and step != total and time.monotonic() - self._printed < 1.0:
+            return
+        self._printed = time.monotonic()
         parts = [f"step {step}/{total}" if total else f"step {step}"]
         if tokens is not None:
             parts.append(f"tokens {tokens:,}")
