@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,10 @@ def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -
 
 
 def test_the_documentation_is_served(client: TestClient) -> None:
-    assert "swagger" in client.get("/docs").text
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any("swagger" in asset for asset in assets)
+    assert all(client.get(asset).status_code == 200 for asset in assets), "nothing comes from another host"
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/healthz", "/readyz"} <= set(paths)
     assert paths["/jobs"]["post"]["operationId"] == "createJob"

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from regraft.jobstore import Jobs, Workers, make_engine
 from regraft.queue import Broker, make_celery
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         engine.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # FastAPI, with the documentation's scripts served from here and not from the internet
         title="Regraft",
         version=version("regraft-api"),
         description=DESCRIPTION,

@@ -4,6 +4,7 @@
         config.json, model*.safetensors, tokenizer files      loads elsewhere as it is; fp32, as trained
         training_state/optimizer.safetensors                  exp_avg/<own name>, exp_avg_sq/<own name>
         training_state/state.json                             step, tokens, data position, what made it
+        training_state/reports.jsonl                          the newest reports: a kill may have lost them on their way
         manifest.json                                         written last
 
 No random state is saved: every step seeds the generators from (seed, step), the order of the windows and the rate are
@@ -14,11 +15,12 @@ The trade-off: each checkpoint is 12 bytes per weight and is written while train
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from safetensors import safe_open
@@ -38,6 +40,10 @@ from regraft_worker.trainer.weights import Description
 _FOLDER = re.compile(r"step-(\d{8,})")
 _STATE = "training_state/state.json"
 _OPTIMIZER = "training_state/optimizer.safetensors"
+_REPORTS = "training_state/reports.jsonl"
+
+Reported = dict[str, Any]
+"""What was told at a step: `step`, `metrics`, `tokens`."""
 
 
 class TrainingState(Spec):
@@ -95,7 +101,14 @@ def latest(run: Path, *, progress: Progress | None = None) -> Path | None:
 
 
 def save(
-    run: Path, state: TrainingState, *, model: Decoder, optimizer: AdamW, description: Description, base: Path
+    run: Path,
+    state: TrainingState,
+    *,
+    model: Decoder,
+    optimizer: AdamW,
+    description: Description,
+    base: Path,
+    reports: Iterable[Reported] = (),
 ) -> Path:
     """Publish the checkpoint of `state.step`; tokenizer files come from `base`."""
     assert optimizer.step_count == state.step, "the optimiser and the state are at one step"
@@ -106,10 +119,12 @@ def save(
         (draft.folder / _STATE).parent.mkdir()
         save_file(_moments(model, optimizer), draft.folder / _OPTIMIZER)
         (draft.folder / _STATE).write_text(state.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        lines = "".join(json.dumps(report) + "\n" for report in reports)
+        (draft.folder / _REPORTS).write_text(lines, encoding="utf-8")
         roles = {"dataset": state.dataset, "base": state.base}
         draft.parents = {role: address for role, address in roles.items() if address is not None}
         draft.made_by = state.training.model_dump(mode="json", by_alias=True)
-        draft.summary = {**state.summary(), "family": description.family.name}
+        draft.summary = state.summary()
     return final
 
 
@@ -123,6 +138,24 @@ def read_state(folder: Path) -> TrainingState:
         return TrainingState.model_validate_json((folder / _STATE).read_bytes())
     except (FileNotFoundError, ValidationError) as error:
         raise _unusable(folder, "training state") from error
+
+
+def read_reports(folder: Path) -> list[Reported]:
+    """The newest reports up to this checkpoint, oldest first."""
+    return [json.loads(line) for line in (folder / _REPORTS).read_text(encoding="utf-8").splitlines()]
+
+
+def summaries(run: Path) -> list[tuple[Path, dict[str, object]]]:
+    """Every published checkpoint of a run with its summary, oldest first; not verified, unreadable ones left out."""
+    found = []
+    for _, folder in sorted(_steps(run)):
+        try:
+            manifest = read_manifest(folder)
+        except InvalidDataError:
+            continue
+        if manifest is not None:
+            found.append((folder, dict(manifest.summary)))
+    return found
 
 
 def load_optimizer(folder: Path, *, model: Decoder, optimizer: AdamW) -> None:

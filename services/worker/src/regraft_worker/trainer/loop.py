@@ -15,6 +15,7 @@ import hashlib
 import math
 import platform
 import time
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from regraft.specs import TrainingSpec, TrainResult, TrainTask
 from regraft.storage import is_published, local_path, to_uri
 from regraft_worker.model.loss import mean_loss
 from regraft_worker.trainer import checkpoint
-from regraft_worker.trainer.checkpoint import TrainingState
+from regraft_worker.trainer.checkpoint import Reported, TrainingState
 from regraft_worker.trainer.data import SampleOrder, read_batch
 from regraft_worker.trainer.evaluate import scores
 from regraft_worker.trainer.inputs import Inputs, open_inputs
@@ -35,6 +36,9 @@ from regraft_worker.trainer.optimizer import AdamW
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.trainer.targets import Target, target_for
 from regraft_worker.trainer.weights import load_model
+
+KEPT_REPORTS = 10_000
+"""Reports a checkpoint carries: more than can be under way when a process is killed."""
 
 
 def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
@@ -53,8 +57,7 @@ def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
         start = checkpoint.latest(run, progress=progress)
         state = _fresh_state(task, inputs) if start is None else _continued_state(task, inputs, start)
         if start is not None:
-            # The report of a kill's last checkpoint may be lost: say it again, reports are at least once.
-            progress.artifact("checkpoint", to_uri(start), state.summary())
+            _say_again(run, start, progress, total=inputs.max_steps)
         if start is not None and state.step == inputs.max_steps:
             return _result(run, state)
         return _Run(task, inputs, target, progress, state=state, start=start).finish()
@@ -87,6 +90,7 @@ class _Run:
         )
         self.saved_step = state.step
         self.pace = _Pace()
+        self.reports: deque[Reported] = deque(checkpoint.read_reports(start) if start else (), maxlen=KEPT_REPORTS)
 
     def finish(self) -> TrainResult:
         """All steps that are left."""
@@ -98,10 +102,15 @@ class _Run:
             if self._evaluation_due(checkpoint_due=due):
                 metrics |= self._evaluate()
             if metrics:
-                self.progress.step(self.state.step, metrics, total=self.inputs.max_steps, tokens=self.state.tokens_seen)
+                self._report(metrics)
             if due:
                 self._save()
         return _result(self.folder, self.state)
+
+    def _report(self, metrics: dict[str, float]) -> None:
+        step, tokens = self.state.step, self.state.tokens_seen
+        self.reports.append({"step": step, "metrics": metrics, "tokens": tokens})
+        self.progress.step(step, metrics, total=self.inputs.max_steps, tokens=tokens)
 
     def _advance(self, step: int) -> dict[str, float]:
         """One optimiser step; its metrics when they are to be reported."""
@@ -195,6 +204,7 @@ class _Run:
                 optimizer=self.optimizer,
                 description=self.inputs.description,
                 base=self.inputs.base,
+                reports=self.reports,
             )
         )
         self.saved_step = self.state.step
@@ -228,6 +238,15 @@ class _Pace:
         rate = self.tokens / self.seconds
         self.tokens, self.seconds = 0, 0.0
         return rate
+
+
+def _say_again(run: Path, start: Path, progress: Progress, *, total: int) -> None:
+    """Repeat what a kill may have lost on its way to whoever listens: reports are made at least once."""
+    for folder, summary in checkpoint.summaries(run):
+        if folder <= start:
+            progress.artifact("checkpoint", to_uri(folder), summary)
+    for report in checkpoint.read_reports(start):
+        progress.step(report["step"], report["metrics"], total=total, tokens=report["tokens"])
 
 
 def seed_of(seed: int, step: int) -> int:
