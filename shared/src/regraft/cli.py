@@ -16,6 +16,7 @@ GROUPS = {
     "jobs": "Submit jobs and look after them, through the API.",
     "serve": "Run one process of a deployment; settings come from the environment.",
     "sample": "Write sample inputs.",
+    "trc2": "The documented preparation of TRC2, step by step.",
 }
 
 
@@ -28,13 +29,13 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    groups = {name: typer.Typer(help=text, no_args_is_help=True) for name, text in GROUPS.items()}
+    groups: dict[str, typer.Typer] = {}
     for words, function in (*_own_commands().items(), *discover.commands().items()):
         group, _, name = words.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = typer.Typer(help=GROUPS.get(group), no_args_is_help=True)
+            app.add_typer(groups[group], name=group)
         (groups[group] if group else app).command(name)(function)
-    for group, commands in groups.items():
-        if commands.registered_commands:
-            app.add_typer(commands, name=group)
     return app
 
 
