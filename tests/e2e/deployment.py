@@ -38,6 +38,12 @@ class Deployment:
         os.kill(process.pid, signal.SIGKILL)
         process.wait(time.monotonic() + 10)
 
+    def terminate(self, name: str) -> None:
+        """SIGTERM, and wait for its end."""
+        process = self._processes[name]
+        process.terminate()
+        process.wait(time.monotonic() + 30)
+
     def stop(self) -> None:
         for process in self._processes.values():
             process.terminate()

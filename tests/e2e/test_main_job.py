@@ -74,21 +74,21 @@ def test_a_job_runs_to_a_verified_checkpoint_and_a_second_one_reuses_it(
         assert running.losses(second["id"]) == running.losses(first["id"])
 
 
-def test_a_killed_train_stage_goes_on_from_its_checkpoint_to_the_same_bits(
+def test_a_disturbed_train_stage_goes_on_from_its_checkpoint_to_the_same_bits(
     settings: Settings, job: dict[str, Any]
 ) -> None:
     with deployment(settings, *ALL) as running:
         undisturbed = running.await_end(running.submit(job))
-        for reason, kill in (("worker_lost", kill_worker), ("killed", kill_stage_process)):
+        for status, reason, disturb in DISTURBANCES:
             job_id = running.submit(job)
             eventually(lambda: running.client.checkpoints(job_id)["data"], seconds=90, what="a checkpoint")  # noqa: B023
-            kill(running)
+            disturb(running)
             disturbed = running.await_end(job_id)
 
             assert disturbed["status"] == "succeeded", disturbed["message"]
             attempts = running.stage(job_id, "train")["attempts"]
             assert [(attempt["status"], attempt["reason"]) for attempt in attempts] == [
-                ("failed", reason),
+                (status, reason),
                 ("succeeded", None),
             ]
             assert weights_of(disturbed) == weights_of(undisturbed)
@@ -99,6 +99,12 @@ def test_a_killed_train_stage_goes_on_from_its_checkpoint_to_the_same_bits(
 def kill_worker(running: Deployment) -> None:
     """SIGKILL for the Celery worker, and another one in its place."""
     running.kill("worker")
+    running.start("worker")
+
+
+def stop_worker(running: Deployment) -> None:
+    """SIGTERM for the Celery worker, as a new release does it, and another one in its place."""
+    running.terminate("worker")
     running.start("worker")
 
 
@@ -117,6 +123,13 @@ def kill_stage_process(running: Deployment) -> None:
             os.kill(int(entry.name), signal.SIGKILL)
             return
     raise AssertionError("no stage process is training")
+
+
+DISTURBANCES = (
+    ("failed", "worker_lost", kill_worker),
+    ("failed", "killed", kill_stage_process),
+    ("released", "worker_drained", stop_worker),
+)
 
 
 def test_a_broker_flushed_between_two_stages_loses_nothing(settings: Settings, job: dict[str, Any]) -> None:
