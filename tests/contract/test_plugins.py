@@ -25,7 +25,7 @@ BY_NAME = {"ids": lambda family: family.name}
 @pytest.mark.parametrize("name", discover.names(SOURCES))
 def test_a_source_has_its_entry_and_says_what_it_reads(name: str) -> None:
     module = discover.load(SOURCES, name)
-    assert list(inspect.signature(module.open_source).parameters) == ["path"]
+    assert list(inspect.signature(module.open_source).parameters) == ["uri", "reading"]
     assert module.__doc__
     kinds = [found for _, found in inspect.getmembers(module, inspect.isclass) if issubclass(found, Source)]
     assert any(not inspect.isabstract(kind) for kind in kinds)

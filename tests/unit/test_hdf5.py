@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from regraft import hdf5
 from regraft.errors import InvalidDataError
 from regraft.hdf5 import Dataset, ShardWriter, list_shards, read_rows, read_shard_info, validate_shard
+from regraft.hdf5_chunks import is_direct, over_windows
 
 LENGTH = 8
 VOCAB = 100
@@ -60,6 +62,90 @@ def test_one_block_may_fill_several_files(tmp_path: Path) -> None:
 def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:
     first, second = (write(tmp_path / name, examples=20)[0].read_bytes() for name in "ab")
     assert first == second
+
+
+def odd_windows(count: int, *, length: int) -> np.ndarray:
+    """Every byte of a value is used, as no ids would."""
+    return np.random.default_rng(length).integers(-(2**31), 2**31, (count, 3, length), dtype=np.int32)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 2), (1, 8), (700, 129), (50, 2048), (3, 200_003)])
+def test_plain_h5py_reads_the_windows_through_standard_filters(tmp_path: Path, count: int, length: int) -> None:
+    block = odd_windows(count, length=length)
+    with ShardWriter(tmp_path, max_sequence_length=length) as writer:
+        writer.write(block)
+    with h5py.File(writer.paths[0]) as file:
+        data = file["data"]
+        plist = data.id.get_create_plist()
+        filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+        assert filters == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
+        assert (data.dtype, data.chunks, data.maxshape) == (np.dtype("<i4"), (1, 3, length), (None, 3, length))
+        np.testing.assert_array_equal(data[:], block, strict=True)
+        parts = list(over_windows(lambda part: part, data, slice(None)))
+        np.testing.assert_array_equal(np.concatenate(parts), block, strict=True)
+
+
+def test_the_bytes_depend_neither_on_the_threads_nor_on_the_blocks(tmp_path: Path) -> None:
+    block = odd_windows(400, length=512)
+    files = set()
+    for number, (threads, step) in enumerate([(1, 400), (2, 400), (5, 400), (None, 37), (3, 1)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with ShardWriter(folder, max_sequence_length=512, threads=threads) as writer:
+            for start in range(0, len(block), step):
+                writer.write(block[start : start + step])
+        with h5py.File(writer.paths[0]) as file:
+            files.add(b"".join(file["data"].id.read_direct_chunk((row, 0, 0))[1] for row in range(400)))
+        if step == 400:
+            files.add(writer.paths[0].read_bytes())
+    assert len(files) == 2  # the chunks, and the whole file
+
+
+def test_windows_may_be_a_view_that_is_not_contiguous(tmp_path: Path) -> None:
+    block = odd_windows(40, length=2 * LENGTH)[::3, :, ::2]
+    with ShardWriter(tmp_path, max_sequence_length=LENGTH) as writer:
+        writer.write(block)
+    np.testing.assert_array_equal(read_rows(writer.paths[0], range(len(block))), block)
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {}, {"compression": "gzip", "shuffle": True}])
+def test_files_that_hdf5_filtered_itself_are_validated_too(tmp_path: Path, options: dict[str, object]) -> None:
+    path = tmp_path / "examples_0_0.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", data=windows(20), chunks=(1, 3, LENGTH), **options)
+        file.attrs["n_examples"] = 20
+    assert validate_shard(path, max_sequence_length=LENGTH, vocab_size=VOCAB) == 20 * (LENGTH - 1)
+
+
+def rewritten(content: bytes, mask: int = 0) -> Callable[[h5py.Dataset], None]:
+    return lambda data: data.id.write_direct_chunk((3, 0, 0), content, mask)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (rewritten(b"no deflate"), "cannot be inflated"),
+        (rewritten(zlib.compress(b"short")), "5 bytes, not 96"),
+        (rewritten(bytes(96), mask=3), "without its filters"),
+    ],
+)
+def test_validation_notices_a_chunk_that_is_not_what_was_written(
+    tmp_path: Path, damage: Callable[[h5py.Dataset], None], said: str
+) -> None:
+    (path,) = write(tmp_path, examples=5)
+    with h5py.File(path, "r+") as file:
+        damage(file["data"])
+    with pytest.raises(InvalidDataError, match=said):
+        validate_shard(path, max_sequence_length=LENGTH, vocab_size=VOCAB)
+
+
+def test_a_row_that_was_never_written_is_read_by_hdf5(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, examples=5)
+    with h5py.File(path, "r+") as file:
+        file["data"].resize(6, axis=0)
+        file.attrs["n_examples"] = 6
+        assert not is_direct(file["data"])
+    assert validate_shard(path, max_sequence_length=LENGTH, vocab_size=VOCAB) == 5 * (LENGTH - 1)
 
 
 def test_shards_are_listed_by_number_not_by_spelling(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The job specification: defaults, refusals, recipes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,14 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("file", sorted(Path("examples").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_example_job_is_valid(file: Path) -> None:
     JobSpec.model_validate(yaml.safe_load(file.read_text()))
+
+
+def job_blocks() -> list[dict[str, Any]]:
+    blocks = re.findall(r"```yaml\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    return [job for job in map(yaml.safe_load, blocks) if "base_checkpoint" in job]
+
+
+def test_the_readmes_job_is_valid_and_says_what_its_recipe_says() -> None:
+    (job,) = job_blocks()
+    by_recipe = {key: value for key, value in job.items() if key not in ("training", "output")}
+    assert JobSpec.model_validate(job) == JobSpec.model_validate(by_recipe)

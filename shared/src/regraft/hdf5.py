@@ -3,7 +3,7 @@
 One file holds `n` windows of `M` (max sequence length) tokens in the layout of the Cerebras Model Zoo's HDF5 tools,
 which their readers and this project's trainer take alike:
 
-    dataset `data`, int32, shape (n, 3, M), HDF5 chunks of (1, 3, M), gzip
+    dataset `data`, int32, shape (n, 3, M), HDF5 chunks of (1, 3, M), filters shuffle and gzip
         [:, 0] input_ids
         [:, 1] attention_mask: really a loss mask, 1 where the label counts, 0 on padding
         [:, 2] labels: input_ids shifted by one on disk; the model does not shift
@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,14 +30,27 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.errors import InvalidDataError
+from regraft.hdf5_chunks import DATASET, ROWS, Windows, is_direct, over_windows
+from regraft.hdf5_writer import COUNT, ShardWriter
 
-DATASET = "data"
-COUNT = "n_examples"
+__all__ = [
+    "COUNT",
+    "DATASET",
+    "INPUT_IDS",
+    "LABELS",
+    "MASK",
+    "ROWS",
+    "Dataset",
+    "ShardInfo",
+    "ShardWriter",
+    "Windows",
+    "list_shards",
+    "read_rows",
+    "read_shard_info",
+    "validate_shard",
+]
+
 INPUT_IDS, MASK, LABELS = 0, 1, 2
-ROWS = 3
-
-Windows = npt.NDArray[np.int32]
-"""Shape (k, 3, M)."""
 
 _MAX_OPEN_FILES = 128  # well below the usual limit of 1,024 descriptors per process
 _VALIDATION_BYTES = 64 * 2**20  # decoded at a time when a shard is checked
@@ -50,70 +64,6 @@ class ShardInfo:
     examples: int
     max_sequence_length: int
     dtype: str
-
-
-class ShardWriter:
-    """Writes windows into a folder, a new file after every `examples_per_file`.
-
-    Windows come in blocks of any size and are written as such: a call per window would be slow. Memory: one block.
-    Leaving the context closes the last file; a file exists only once a window was written to it.
-    """
-
-    def __init__(self, folder: Path, *, max_sequence_length: int, examples_per_file: int = 50_000) -> None:
-        self.folder = folder
-        self.max_sequence_length = max_sequence_length
-        self.examples_per_file = examples_per_file
-        self.examples = 0
-        """Windows written so far, over all files."""
-        self.paths: list[Path] = []
-        self._file: h5py.File | None = None
-        self._in_file = 0
-
-    def write(self, block: Windows) -> None:
-        """Append a block of shape (k, 3, M)."""
-        assert block.shape[1:] == (ROWS, self.max_sequence_length), block.shape
-        while len(block):
-            if self._file is None:
-                self._open()
-            taken = block[: self.examples_per_file - self._in_file]
-            self._append(taken)
-            block = block[len(taken) :]
-            if self._in_file == self.examples_per_file:
-                self.close()
-
-    def close(self) -> None:
-        """Finish the current file. The next write starts another one."""
-        if self._file is not None:
-            self._file.attrs[COUNT] = self._in_file
-            self._file.close()
-            self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open(self) -> None:
-        path = self.folder / f"examples_{len(self.paths)}_0.h5"
-        shape = (ROWS, self.max_sequence_length)
-        self._file = h5py.File(path, "w-")
-        self._file.create_dataset(
-            DATASET, shape=(0, *shape), maxshape=(None, *shape), chunks=(1, *shape), dtype="<i4", compression="gzip"
-        )
-        self._in_file = 0
-        self.paths.append(path)
-
-    def _append(self, block: Windows) -> None:
-        assert self._file is not None
-        data = self._file[DATASET]
-        end = self._in_file + len(block)
-        data.resize(end, axis=0)
-        data[self._in_file : end] = block
-        self._in_file = end
-        self.examples += len(block)
 
 
 def list_shards(folder: Path) -> list[Path]:
@@ -165,8 +115,13 @@ def validate_shard(path: Path, *, max_sequence_length: int, vocab_size: int) -> 
             expected = (info.examples, ROWS, max_sequence_length)
             raise _mismatch(path, f"shape of dataset '{DATASET}'", expected=expected, found=file[DATASET].shape)
         step = max(1, _VALIDATION_BYTES // (4 * ROWS * max_sequence_length))
-        blocks = (_block(path, file, slice(start, start + step)) for start in range(0, info.examples, step))
-        return sum(_validate_values(path, block, vocab_size=vocab_size) for block in blocks)
+        check = partial(_validate_values, path, vocab_size=vocab_size)
+        over = over_windows if is_direct(file[DATASET]) else _over_windows_by_hdf5
+        parts = (slice(start, start + step) for start in range(0, info.examples, step))
+        try:
+            return sum(sum(over(check, file[DATASET], part)) for part in parts)
+        except OSError as error:
+            raise _damaged(path, error) from error
 
 
 def read_rows(path: Path, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Windows:
@@ -279,11 +234,8 @@ def _read(path: Path, data: Any, rows: npt.NDArray[np.int64]) -> Windows:
     return result[places]
 
 
-def _block(path: Path, file: h5py.File, part: slice) -> Windows:
-    try:
-        return np.asarray(file[DATASET][part], dtype=np.int32)
-    except OSError as error:
-        raise _damaged(path, error) from error
+def _over_windows_by_hdf5(work: Callable[[Windows], int], data: Any, part: slice) -> Iterator[int]:
+    yield work(np.asarray(data[part], dtype=np.int32))
 
 
 def _validate_values(path: Path, block: Windows, *, vocab_size: int) -> int:
@@ -293,7 +245,7 @@ def _validate_values(path: Path, block: Windows, *, vocab_size: int) -> int:
             found = f"{low} to {high}"
             raise _mismatch(path, f"{name} in dataset '{DATASET}'", expected=f"0 to {vocab_size - 1}", found=found)
     mask = block[:, MASK]
-    if not np.isin(mask, (0, 1)).all():
+    if mask.min() < 0 or mask.max() > 1:
         raise _mismatch(path, f"mask in dataset '{DATASET}'", expected="0 and 1", found=np.unique(mask)[:5].tolist())
     return int(mask.sum())
 

@@ -33,9 +33,17 @@ def read_job_file(path: Path) -> dict[str, Any]:
 
 def _make_absolute(job: dict[str, Any], section: str, key: str, *, base: Path) -> None:
     part = job.get(section)
-    if not isinstance(part, Mapping) or not isinstance(part.get(key), str):
+    if not isinstance(part, Mapping):
         return
-    value: str = part[key]
-    if "://" in value or value in ("", "checkpoint"):
-        return
-    job[section] = {**part, key: (base / Path(value).expanduser()).resolve().as_uri()}
+    value = part.get(key)
+    if isinstance(value, list | tuple):
+        job[section] = {**part, key: [_absolute(one, base) for one in value]}
+    elif isinstance(value, str):
+        job[section] = {**part, key: _absolute(value, base)}
+
+
+def _absolute(value: object, base: Path) -> object:
+    """A path as a URI; what is no path (a URL, a keyword, a mistake for the API to name) as it is."""
+    if not isinstance(value, str) or "://" in value or value in ("", "checkpoint"):
+        return value
+    return (base / Path(value).expanduser()).resolve().as_uri()

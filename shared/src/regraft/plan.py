@@ -80,7 +80,7 @@ def _provenance(job_id: str, spec: JobSpec, results: Results) -> dict[str, objec
         "name": spec.name,
         "job": job_id,
         "base_model": spec.base_checkpoint.uri,
-        "datasets": [spec.dataset.uri],
+        "datasets": list(spec.dataset.uris),
         "dataset_address": results[StageName.PREPARE]["address"],
         "training": spec.training.model_dump(mode="json", by_alias=True),
         "steps": results[StageName.TRAIN]["step"],

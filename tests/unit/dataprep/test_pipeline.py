@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import pytest
 
@@ -24,7 +25,9 @@ LENGTH = 32
 
 
 def task(corpus: Path, tokenizer: Path, out: Path, *, vocab_size: int | None = 512, **dataset: Any) -> PrepareTask:
-    spec = {"uri": str(corpus), "max_sequence_length": LENGTH, "validation": {"fraction": 0.1}, **dataset}
+    """Without cleaning steps, unless they are asked for: most tests follow every document."""
+    fixed = {"uri": str(corpus), "max_sequence_length": LENGTH, "validation": {"fraction": 0.1}, "cleaning": ()}
+    spec = {**fixed, **dataset}
     return PrepareTask(
         dataset=DatasetSpec.model_validate(spec),
         tokenizer_uri=str(tokenizer),
@@ -256,3 +259,52 @@ def test_a_document_longer_than_a_batch_is_kept_whole(
         np.testing.assert_array_equal(
             stream(local_path(result.uri) / name), stream(local_path(whole.uri) / name), strict=True
         )
+
+
+CORRECTED = ("fix_text", "drop_empty", "drop_duplicates")
+
+
+def test_the_default_is_every_story_once_with_its_text_mended(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    assert DatasetSpec(uri=str(corpus)).cleaning == CORRECTED
+    result = prepare(task(corpus, tokenizer_dir, tmp_path, cleaning=CORRECTED))
+    folder = local_path(result.uri)
+    texts = [ftfy.fix_text(document.text) for document in Trc2Source(corpus).documents() if document.text]
+    assert result.documents == len(set(texts)) < len(texts)
+    encoder = load_tokenizer(str(tokenizer_dir))
+    expected = [token for ids in encoder.encode(list(dict.fromkeys(texts))) for token in (*ids, encoder.eos_id)]
+    assert stream(folder / "train") + stream(folder / "eval") == expected
+    report = json.loads((folder / "corpus_report.json").read_text())
+    assert [(count["step"], count["documents_out"]) for count in report["cleaning"]] == [
+        ("fix_text", len(texts)),
+        ("drop_empty", len(texts)),
+        ("drop_duplicates", result.documents),
+    ]
+    page = (folder / "corpus_report.html").read_text()
+    assert f"{report['splits']['train']['words']:,}" in page
+    assert report["splits"]["train"]["tokens_per_word"] > 1
+
+
+def test_cleaning_is_part_of_the_address(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    addresses = {
+        prepare(task(corpus, tokenizer_dir, tmp_path, cleaning=steps)).address
+        for steps in ((), CORRECTED, CORRECTED[:2], ({"length": {"min_characters": 5}},))
+    }
+    assert len(addresses) == 4
+
+
+def test_cleaning_that_leaves_nothing_says_so(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    everything = ({"length": {"min_characters": 10**6}},)
+    with pytest.raises(InvalidDataError, match="left no document for the train split") as caught:
+        prepare(task(corpus, tokenizer_dir, tmp_path, cleaning=everything))
+    assert caught.value.field == "dataset.cleaning"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_documents_that_are_dropped_at_the_end_still_count_as_done(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path, recorder: Any
+) -> None:
+    prepare(task(corpus, tokenizer_dir, tmp_path, cleaning=CORRECTED), recorder)
+    done, total, _ = recorder.steps[-1]
+    assert done == total

@@ -1,4 +1,4 @@
-"""Finding a source and opening its file."""
+"""Finding a source and opening its files."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, corpus:
     with pytest.raises(InvalidDataError, match="changed") as caught:
         source.check_unchanged()
     assert caught.value.reason == "corpus_changed"
+
+
+def test_a_file_that_disappears_while_it_is_read_is_noticed(tmp_path: Path, corpus: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).write_bytes(corpus.read_bytes())
+    source = open_source("trc2", uri=(str(tmp_path / "1"), str(tmp_path / "2")))
+    (tmp_path / "2").unlink()
+    with pytest.raises(InvalidDataError, match="changed") as caught:
+        source.check_unchanged()
+    assert caught.value.value == str(tmp_path / "2")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regraft.errors import InvalidDataError
-from regraft_dataprep.sources import trc2
+from regraft_dataprep.sources import _columns, trc2
 
 
 def story(
@@ -54,7 +54,7 @@ def test_the_size_of_the_blocks_read_makes_no_difference(
     content = corpus.read_bytes()
     small.write_bytes(b"</DOC>\n".join(content.split(b"</DOC>\n")[: len(head)]) + b"</DOC>\n")
     monkeypatch.setattr(trc2, "_BLOCK_BYTES", size)
-    monkeypatch.setattr(trc2, "_COLUMN_BLOCK", 3)
+    monkeypatch.setattr(_columns, "_BLOCK", 3)
     blocks = trc2.Trc2Source(small)
     assert list(blocks.documents()) == head
     np.testing.assert_array_equal(blocks.scan().timestamps, whole.timestamps[: len(head)])

@@ -7,6 +7,7 @@ checks before they compute.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from glob import iglob
 from typing import Any
 
 from regraft.checkpoint_info import CheckpointInfo, inspect_checkpoint
@@ -19,6 +20,8 @@ from regraft.specs import DatasetSpec, JobSpec
 from regraft.storage import local_path
 
 CHECKPOINT = "base_checkpoint.uri"
+REMOTE = ("abfs", "abfss", "az", "ftp", "gcs", "gs", "hdfs", "hf", "http", "https", "s3", "s3a", "sftp", "webhdfs")
+"""Schemes that a data preparation worker may open, if the fsspec package for it is installed there."""
 
 
 def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
@@ -91,20 +94,28 @@ def _check_source(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
 
 
 def _check_corpus(dataset: DatasetSpec) -> None:
-    path = local_path(dataset.uri, field="dataset.uri")
-    if not path.exists():
+    """Only what this machine mounts: other addresses are the data preparation worker's to open."""
+    for uri in dataset.uris:
+        scheme, found, _ = uri.partition("://")
+        if not (found and scheme in REMOTE):
+            _check_path(uri, alone=len(dataset.uris) == 1)
+
+
+def _check_path(uri: str, *, alone: bool) -> None:
+    path = local_path(uri, field="dataset.uri")
+    if not path.exists() and next(iglob(str(path), recursive=True), None) is None:  # noqa: PTH207  # path is absolute
         raise InvalidInputError(
             "there is no corpus at this place",
             field="dataset.uri",
-            value=dataset.uri,
+            value=uri,
             remedy="Check the path, and that this machine mounts it.",
             reason="corpus_not_found",
         )
-    if path.is_file() and path.stat().st_size == 0:
+    if alone and path.is_file() and path.stat().st_size == 0:
         raise InvalidDataError(
             "the corpus is empty",
             field="dataset.uri",
-            value=dataset.uri,
+            value=uri,
             remedy="Name a file that holds text.",
             reason="corpus_empty",
         )

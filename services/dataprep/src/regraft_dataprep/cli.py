@@ -22,7 +22,7 @@ from regraft.specs.stages import PrepareTask
 
 
 def prepare(
-    uri: Annotated[str, typer.Option(help="The corpus: a path or file:/// URI.")],
+    uri: Annotated[list[str], typer.Option(help="The corpus: file, folder, glob or fsspec URL. May be repeated.")],
     tokenizer: Annotated[str, typer.Option(help="Tokenizer directory or tokenizer.json.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of datasets; the new one goes to <folder>/<address>.")],
     source: Annotated[str, typer.Option(help="Reader of the corpus.")] = "trc2",
@@ -30,6 +30,13 @@ def prepare(
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents, the latest, held out.")] = 0.1,
     vocab_size: Annotated[int | None, typer.Option(help="Rows of the model's embedding, to check against.")] = None,
     examples_per_file: Annotated[int, typer.Option(help="Windows in one HDF5 file.")] = 50_000,
+    text_key: Annotated[
+        list[str] | None, typer.Option(help="Column or JSON key of the text; repeated: joined by a newline.")
+    ] = None,
+    id_key: Annotated[str | None, typer.Option(help="Column or JSON key of the document's id.")] = None,
+    date_key: Annotated[str | None, typer.Option(help="Column or JSON key of an ISO 8601 date or time.")] = None,
+    documents: Annotated[str, typer.Option(help="For text: a document per 'file' or per 'paragraph'.")] = "file",
+    max_bad_records: Annotated[int, typer.Option(help="Records that may be unreadable and are left out.")] = 0,
 ) -> None:
     """Turn a corpus into train and eval HDF5 files."""
     from regraft_dataprep.pipeline import prepare as run_prepare
@@ -37,6 +44,13 @@ def prepare(
     dataset = {
         "source": source,
         "uri": uri,
+        "reading": {
+            "text_key": text_key or None,
+            "id_key": id_key,
+            "date_key": date_key,
+            "documents": documents,
+            "max_bad_records": max_bad_records,
+        },
         "tokenizer": tokenizer,
         "max_sequence_length": max_sequence_length,
         "validation": {"fraction": validation_fraction},

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from regraft.errors import InvalidDataError
 from regraft.hdf5 import ShardWriter, validate_shard
 from regraft_dataprep.document import Document
+from regraft_dataprep.encoders import Ids
 from regraft_dataprep.pack import Packer
+from regraft_dataprep.stats import TextStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class SplitTotals:
     examples: int
     loss_tokens: int
     """Labels that count in the loss: all of `tokens` but the first."""
+    stats: dict[str, Any]
+    """Words, lengths: see `regraft_dataprep.stats`."""
 
 
 class SplitWriter:
@@ -41,6 +45,7 @@ class SplitWriter:
         self.folder = folder
         self._packer = Packer(max_sequence_length, eos_id)
         self._shards = ShardWriter(folder, max_sequence_length=max_sequence_length, examples_per_file=examples_per_file)
+        self._stats = TextStats()
         self._documents = 0
         self._characters = 0
         self._bytes = 0
@@ -55,11 +60,12 @@ class SplitWriter:
         """Windows written so far."""
         return self._shards.examples
 
-    def add(self, documents: Sequence[Document], ids: Sequence[Sequence[int]]) -> None:
+    def add(self, documents: Sequence[Document], ids: Sequence[Ids]) -> None:
         """Append documents; `ids` has each one's tokens without EOS."""
         self._documents += len(documents)
         self._characters += sum(len(document.text) for document in documents)
-        self._bytes += sum(len(document.text.encode()) for document in documents)
+        self._bytes += sum(_utf8_bytes(document.text) for document in documents)
+        self._stats.add([document.text for document in documents], [len(one) for one in ids])
         self._shards.write(self._packer.add(ids))
 
     def finish(self, *, vocab_size: int) -> SplitTotals:
@@ -72,7 +78,13 @@ class SplitWriter:
         self._shards.close()
         loss_tokens = self._verified_labels(vocab_size=vocab_size)
         return SplitTotals(
-            self._documents, self._characters, self._bytes, self._packer.tokens, self._shards.examples, loss_tokens
+            documents=self._documents,
+            characters=self._characters,
+            bytes=self._bytes,
+            tokens=self._packer.tokens,
+            examples=self._shards.examples,
+            loss_tokens=loss_tokens,
+            stats=self._stats.summary(),
         )
 
     def __enter__(self) -> Self:
@@ -96,3 +108,8 @@ class SplitWriter:
                 reason="verification_failed",
             )
         return labels
+
+
+def _utf8_bytes(text: str) -> int:
+    # Python knows without looking whether a string is ASCII, as most are.
+    return len(text) if text.isascii() else len(text.encode())

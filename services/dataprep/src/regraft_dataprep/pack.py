@@ -30,8 +30,11 @@ class Packer:
         """Tokens of the stream so far, each document's EOS among them."""
         self._carry: Tokens = np.empty(0, dtype=np.int32)
 
-    def add(self, documents: Sequence[Sequence[int]]) -> Windows:
-        """Append documents (token ids without EOS); the windows that are full now."""
+    def add(self, documents: Sequence[npt.ArrayLike]) -> Windows:
+        """Append documents (token ids without EOS); the windows that are full now.
+
+        Arrays of int32 are best: nothing is done per token, and each is copied once into the stream.
+        """
         eos = np.array([self.eos_id], dtype=np.int32)
         parts = [self._carry]
         for ids in documents:
@@ -53,7 +56,7 @@ class Packer:
     def _cut(self, stream: Tokens) -> Windows:
         # The last token of the last window stays: it is the next window's first input.
         used = max(len(stream) - 1, 0) // self.max_sequence_length * self.max_sequence_length
-        block = self._empty_block(used // self.max_sequence_length)
+        block = np.empty((used // self.max_sequence_length, 3, self.max_sequence_length), dtype=np.int32)
         block[:, 0] = stream[:used].reshape(-1, self.max_sequence_length)
         block[:, 1] = 1
         block[:, 2] = stream[1 : used + 1].reshape(-1, self.max_sequence_length)

@@ -2,12 +2,15 @@
 
 `data_params.json` in each split's folder has the sections and key names of the Cerebras Model Zoo's HDF5 tools, which
 their readers look into. `corpus_report.json` beside the splits says what became of the corpus. Neither has a path or
-a time in it: equal inputs give equal bytes. Not for run provenance, which is the manifest's.
+a time in it: equal inputs give equal bytes (files are named where a record of theirs is bad, within the corpus).
+Not for run provenance, which is the manifest's.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ import numpy.typing as npt
 
 from regraft.specs.dataset import DatasetSpec
 from regraft_dataprep.clean import CLEANING_VERSION
+from regraft_dataprep.cleaning import StepCount, name_of
 from regraft_dataprep.output import SplitTotals
 from regraft_dataprep.sources.base import Scan
 from regraft_dataprep.tokenize import TextEncoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of what a dataset folder holds. Part of the content address."""
 
 
@@ -59,7 +63,12 @@ def data_params(
 
 
 def corpus_report(
-    *, totals: dict[str, SplitTotals], spec: DatasetSpec, scan: Scan, held_out: npt.NDArray[np.bool_]
+    *,
+    totals: dict[str, SplitTotals],
+    spec: DatasetSpec,
+    scan: Scan,
+    held_out: npt.NDArray[np.bool_],
+    cleaning: Sequence[StepCount],
 ) -> dict[str, Any]:
     """The content of `corpus_report.json`."""
     parts = {"train": scan.has_text & ~held_out, "eval": scan.has_text & held_out}
@@ -68,10 +77,13 @@ def corpus_report(
         "source_sha256": scan.sha256,
         "source_bytes": scan.bytes,
         "stray_lines_ignored": scan.stray_lines,
+        "bad_records": scan.bad.total,
+        "bad_records_first": [asdict(record) for record in scan.bad.first],
         "documents_in": scan.stories,
-        "documents_out": int(scan.has_text.sum()),
+        "documents_out": sum(split.documents for split in totals.values()),
         "documents_dropped_empty": int((~scan.has_text).sum()),
-        "splits": {name: _split(totals[name], scan=scan, part=part) for name, part in parts.items()},
+        "cleaning": [asdict(count) for count in cleaning],
+        "splits": {name: _split(totals[name], spec=spec, scan=scan, part=part) for name, part in parts.items()},
     }
 
 
@@ -101,7 +113,8 @@ def _dataset(split: str, *, spec: DatasetSpec) -> dict[str, Any]:
         "validation_fraction": spec.validation.fraction,
         "validation_order": spec.validation.order,
         "cleaning_version": CLEANING_VERSION,
-        "use_ftfy": False,
+        "use_ftfy": "fix_text" in spec.cleaning,
+        "cleaning": [name_of(step) for step in spec.cleaning],
         "wikitext_detokenize": False,
         "pack_sequences": True,
         "input_ids_dtype": "int32",
@@ -110,8 +123,9 @@ def _dataset(split: str, *, spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _split(totals: SplitTotals, *, scan: Scan, part: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _split(totals: SplitTotals, *, spec: DatasetSpec, scan: Scan, part: npt.NDArray[np.bool_]) -> dict[str, Any]:
     timestamps = scan.timestamps[part]
+    dated = timestamps[~np.isnat(timestamps)]
     return {
         "documents": totals.documents,
         "characters": totals.characters,
@@ -119,6 +133,8 @@ def _split(totals: SplitTotals, *, scan: Scan, part: npt.NDArray[np.bool_]) -> d
         "tokens": totals.tokens,
         "loss_tokens": totals.loss_tokens,
         "examples": totals.examples,
-        "first": str(timestamps.min()),
-        "last": str(timestamps.max()),
+        "padding_share": round(1 - totals.loss_tokens / (totals.examples * spec.max_sequence_length), 6),
+        **totals.stats,
+        "first": str(dated.min()) if len(dated) else None,
+        "last": str(dated.max()) if len(dated) else None,
     }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from regraft.discover import load
-from regraft.storage import local_path
-from regraft_dataprep.sources.base import FIELD, Source
+from regraft.specs.dataset import ReadingSpec
+from regraft_dataprep.sources._files import Uris
+from regraft_dataprep.sources.base import Source
 
 
-def open_source(name: str, *, uri: str) -> Source:
-    """The corpus at `uri`, read by the source `name`.
+def open_source(name: str, *, uri: Uris, reading: ReadingSpec | None = None) -> Source:
+    """The corpus at `uri` (one or several files, folders, globs or URLs), read by the source `name`.
 
     Raises:
         InvalidInputError: no such source (the message lists all of them), or no such file.
     """
     module = load(__name__, name, field="dataset.source")
-    source: Source = module.open_source(local_path(uri, field=FIELD))
+    source: Source = module.open_source(uri, reading=reading)
     return source
