@@ -282,7 +282,7 @@ def test_the_default_is_every_story_once_with_its_text_mended(
         ("drop_duplicates", result.documents),
     ]
     page = (folder / "corpus_report.html").read_text()
-    assert f"{report['splits']['train']['words']:,}" in page
+    assert f"{report['splits']['train']['tokens']:,}" in page
     assert report["splits"]["train"]["tokens_per_word"] > 1
 
 

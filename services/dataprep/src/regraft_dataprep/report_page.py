@@ -52,7 +52,6 @@ def _splits(splits: Mapping[str, Mapping[str, Any]]) -> str:
     labels = {
         "documents": "Documents",
         "characters": "Characters",
-        "words": "Words",
         "tokens": "Tokens",
         "tokens_per_word": "Tokens per word",
         "tokens_per_document": "Tokens per document",
