@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from regraft.specs.stages import ConvertTask, ExportTask
 from regraft.storage import local_path
@@ -18,7 +19,6 @@ from regraft_worker.conversion.export import export
 from regraft_worker.conversion.tensors import same_bits
 from regraft_worker.sample import write_sample_checkpoint
 
-transformers = pytest.importorskip("transformers")
 ASSETS = Path(__file__).parents[1] / "assets" / "modelzoo" / "hf_ckpt"
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -125,11 +126,8 @@ class _Attempt:
                 env={**os.environ, SUPERVISOR: str(os.getpid())},
             )
         assert child.stdin is not None
-        try:
-            child.stdin.write(task.model_dump_json(by_alias=True))
-            child.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; its exit status tells
+        with suppress(BrokenPipeError), child.stdin as stdin:  # broken: it died at once, and its exit status tells
+            stdin.write(task.model_dump_json(by_alias=True))
         return child
 
     def _keep_in_touch(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from tokenizers import pre_tokenizers
 
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError, NotFoundError, RegraftError
@@ -242,7 +243,6 @@ def test_documents_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_zst(tmp_path: Path) -> None:
-    zstandard = pytest.importorskip("zstandard")
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(zstandard.ZstdCompressor().compress(b'{"t": "x"}\n'))
     assert list(read_documents(path, jsonl_key="t")) == ["x"]
