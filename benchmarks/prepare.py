@@ -1,87 +1,101 @@
-"""Data preparation against a straightforward script: the same documents, the same arrays, wall time and memory.
+"""Data preparation against what else does it: wall time, CPU time, memory, and where Regraft's own time goes.
 
-    python benchmarks/prepare.py --corpus FOLDER [--megabytes 100] [--tokenizer FOLDER]
+    python benchmarks/prepare.py --corpus FOLDER [--megabytes 100] [--tokenizer FOLDER] [--datatrove] [--runs 3]
 
-`FOLDER` has .jsonl files with a `text` per line (single files may be named too). Each contestant is a process of its
-own, one after the other: `regraft_dataprep.pipeline.prepare` up to the published dataset; a script of the kind that
-people write, with `json`, `tokenizers` in batches on all cores, and h5py's gzip; and Regraft once more with a clock
-around its parts. The arrays of both must be equal. Without `--tokenizer`, a byte-level BPE of GPT-2's size is trained
-on a slice of the corpus, and kept in the temporary folder.
+`FOLDER` has .jsonl files with a `text` per line (single files may be named too). The contestants run one after the
+other, each a process of its own from its start to its end, imports and its children's work included:
+
+    (a) a script of the kind that people write: `json`, `tokenizers` in batches on all cores, h5py's gzip
+    (b) datatrove's JsonlReader and DocumentTokenizer with a worker for each core, with `--datatrove`, which makes an
+        environment for it in the temporary folder and needs a package index
+    Regraft on the work of (a), whose arrays must be equal to those of (a), and of as many tokens as those of (b)
+    Regraft with its defaults: text is mended, duplicates are dropped, near duplicates kept on one side of the split
+    the last one again, on one core, with a clock around its parts
+
+Without `--tokenizer`, a byte-level BPE of GPT-2's size is trained on a slice of the corpus, and kept in the temporary
+folder.
 
 The trade-off: the corpus is in the page cache for everybody, so disks are not measured. Times of one run on a shared
-machine vary by a fifth; ratios less.
+machine vary by a fifth; ratios less. Memory is what all processes of a contestant hold at a time, shared pages counted
+once (PSS), looked at ten times a second. Others' CPU is what the rest of the machine used meanwhile: much of it means a
+disturbed run.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
+import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
+import measured
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from regraft import hdf5_chunks
 from regraft.hdf5 import Dataset
-from regraft.specs.dataset import DatasetSpec
-from regraft.specs.stages import PrepareTask
-from regraft.storage import local_path
-from regraft_dataprep import encoders, output, pipeline
-from regraft_dataprep.pack import Packer
-from regraft_dataprep.split import chronological_split
 
 EOS = "<|endoftext|>"
 VOCABULARY = 50_257
 TRAINING_BYTES = 30_000_000
 FRACTION = 0.1
+FILES = 8
 BATCH = 1000
 SPLITS = ("train", "eval")
-BESIDE = "beside the second pass: "
+DATATROVE = "0.10.1"
+
+TITLES = {
+    "baseline": "(a) `json`, `tokenizers` in batches, h5py gzip",
+    "datatrove": f"(b) datatrove {DATATROVE}: JsonlReader, DocumentTokenizer",
+    "regraft": "Regraft, the work of (a), to the published dataset",
+    "defaults": "Regraft, defaults: cleaning, duplicates, overlap",
+    "profile": "the same on one core, with a clock",
+}
 
 
 def main() -> None:
     arguments = _arguments()
-    if arguments.run:
-        _child(arguments.run, arguments.work)
-        return
     with tempfile.TemporaryDirectory(prefix="regraft-benchmark-", dir=arguments.work) as folder:
         work = Path(folder)
-        size = _cut(_files(arguments.corpus), work / "corpus.jsonl", limit=round(arguments.megabytes * 1e6))
-        tokenizer = arguments.tokenizer or _trained(work / "corpus.jsonl")
-        settings = {"tokenizer": str(tokenizer.absolute()), "length": arguments.length, "bytes": size}
-        (work / "settings.json").write_text(json.dumps(settings))
-        results = {name: _run(name, work) for name in ("baseline", "regraft", "profile")}
-        for split in SPLITS:
-            digests = {_digest(work / name / split) for name in ("baseline", "regraft")}
-            assert len(digests) == 1, f"the arrays of {split} differ"
-        print(_tables(results, size=size))
+        size = _cut(_files(arguments.corpus), work / "corpus", limit=round(arguments.megabytes * 1e6))
+        tokenizer = arguments.tokenizer or _trained(work / "corpus")
+        settings = {
+            "corpus": str(work / "corpus"),
+            "tokenizer": str(tokenizer.absolute()),
+            "length": arguments.length,
+            "fraction": FRACTION,
+            "eos": EOS,
+            "workers": len(os.sched_getaffinity(0)),
+        }
+        programs = dict.fromkeys(TITLES, Path(sys.executable))
+        if arguments.datatrove:
+            programs["datatrove"] = _environment()
+        else:
+            del programs["datatrove"]
+        print(_introduction(size), flush=True)
+        runs = [_round(programs, work / f"run-{number}", settings) for number in range(arguments.runs)]
+        fastest = {name: min((run[name] for run in runs), key=lambda result: result["wall"]) for name in programs}
+        print(_tables(fastest, size=size))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure data preparation.")
-    parser.add_argument("--corpus", type=Path, nargs="+", help="folders of .jsonl files, or such files")
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="folders of .jsonl files, or such files")
     parser.add_argument("--megabytes", type=float, default=100.0, help="of text, from the start of the corpus")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
     parser.add_argument("--length", type=int, default=2048, help="tokens per window")
+    parser.add_argument("--datatrove", action="store_true", help="measure datatrove too; installs it apart")
+    parser.add_argument("--runs", type=int, default=1, help="of which the fastest counts, for each contestant")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
-    parser.add_argument("--run", choices=("baseline", "regraft", "profile"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if not arguments.corpus and not arguments.run:
-        parser.error("--corpus is needed")
-    return arguments
+    return parser.parse_args()
 
 
 def _files(places: list[Path]) -> list[Path]:
@@ -89,29 +103,24 @@ def _files(places: list[Path]) -> list[Path]:
 
 
 def _cut(files: list[Path], target: Path, *, limit: int) -> int:
-    """Copy documents up to `limit` bytes of text; the bytes of text."""
+    """Copy documents up to `limit` bytes of text into some files of one size; the bytes of text."""
+    target.mkdir()
+    texts = (json.loads(line)["text"] for file in files for line in file.open("rb") if line.strip())
     size = 0
-    with target.open("wb") as out:
-        for line in _lines(files):
-            out.write(json.dumps({"text": (text := json.loads(line)["text"])}, ensure_ascii=False).encode() + b"\n")
-            size += len(text.encode())
-            if size >= limit:
-                break
+    for number in range(FILES):
+        with (target / f"part-{number}.jsonl").open("wb") as out:
+            while size < limit * (number + 1) // FILES and (text := next(texts, None)) is not None:
+                if text:
+                    out.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+                    size += len(text.encode())
     return size
-
-
-def _lines(files: list[Path]) -> Iterator[bytes]:
-    for file in files:
-        with file.open("rb") as stream:
-            yield from (line for line in stream if line.strip())
 
 
 def _trained(corpus: Path) -> Path:
     """A folder with a tokenizer for this corpus, of an earlier run if there was one."""
-    with corpus.open("rb") as file:
-        lines = file.read(TRAINING_BYTES).split(b"\n")[:-1]
-    name = hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"regraft-benchmark-tokenizer-{name}"
+    content = b"".join(path.read_bytes() for path in sorted(corpus.iterdir()))[:TRAINING_BYTES]
+    lines = content.split(b"\n")[:-1]
+    folder = Path(tempfile.gettempdir()) / f"regraft-benchmark-tokenizer-{hashlib.sha256(content).hexdigest()[:16]}"
     if not (folder / "tokenizer_config.json").is_file():
         folder.mkdir(exist_ok=True)
         _train(json.loads(line)["text"] for line in lines).save(str(folder / "tokenizer.json"))
@@ -131,140 +140,41 @@ def _train(texts: Iterator[str]) -> Tokenizer:
     return tokenizer
 
 
-def _run(name: str, work: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--run", name, "--work", str(work)]
-    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return result
+def _environment() -> Path:
+    """The interpreter of an environment with datatrove and the versions of what it shares with this one."""
+    folder = Path(tempfile.gettempdir()) / f"regraft-benchmark-datatrove-{DATATROVE}"
+    program, done = folder / "bin" / "python", folder / "done"
+    if not done.is_file():
+        venv.create(folder, with_pip=True, clear=True)
+        shared = [f"{name}=={importlib.metadata.version(name)}" for name in ("tokenizers", "orjson", "numpy")]
+        command = [program, "-m", "pip", "install", "--quiet", f"datatrove=={DATATROVE}", *shared]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        done.touch()
+    return program
 
 
-def _child(name: str, work: Path) -> None:
-    settings = json.loads((work / "settings.json").read_text())
-    parts: Counter[str] = Counter()
-    clock = Clock(parts)
-    if name == "profile":
-        clock.watch_regraft()
-    started = time.perf_counter()
-    cpu = time.process_time()
-    tokens = (_baseline if name == "baseline" else _regraft)(work, settings, work / name)
-    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    clock.stop()
-    result = {"wall": wall, "cpu": cpu, "tokens": tokens, "rss": _peak_rss(), "parts": dict(parts.most_common())}
-    print(json.dumps(result))
+def _round(programs: dict[str, Path], work: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All contestants, one after the other."""
+    work.mkdir()
+    results = {name: _run(name, program, work, settings) for name, program in programs.items()}
+    _check_equal(results, work)
+    shutil.rmtree(work)
+    return results
 
 
-def _peak_rss() -> int:
-    """Of this process image; `getrusage` would count its parent's memory from before `exec`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+def _run(name: str, program: Path, work: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    script = {"baseline": "baseline", "datatrove": "with_datatrove"}.get(name, "with_regraft")
+    path = work / f"{name}.json"
+    path.write_text(json.dumps({**settings, "name": name, "target": str(work / name)}))
+    return measured.run([str(program), str(Path(__file__).parent / f"{script}.py"), str(path)])
 
 
-def _regraft(work: Path, settings: dict[str, Any], target: Path) -> int:
-    spec = DatasetSpec.model_validate(
-        {
-            "source": "jsonl",
-            "uri": str(work / "corpus.jsonl"),
-            "cleaning": (),  # the baseline takes every text as it is
-            "max_sequence_length": settings["length"],
-            "validation": {"fraction": FRACTION},
-        }
-    )
-    task = PrepareTask(
-        dataset=spec, tokenizer_uri=settings["tokenizer"], vocab_size=None, output_uri=str(work / f"out-{target.name}")
-    )
-    result = pipeline.prepare(task)
-    target.symlink_to(local_path(result.uri))
-    return int(result.train_tokens + result.eval_tokens) + 2  # the first token of a split is no label
-
-
-def _baseline(work: Path, settings: dict[str, Any], target: Path) -> int:
-    """What one writes without much thought, and with the fast parts of `tokenizers` and numpy at hand."""
-    tokenizer = Tokenizer.from_file(str(Path(settings["tokenizer"]) / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
-    with (work / "corpus.jsonl").open(encoding="utf-8") as stream:
-        documents = sum(1 for _ in stream)
-    order = np.arange(documents)
-    evaluated = chronological_split(np.zeros(documents, "datetime64[s]"), ids=order, fraction=FRACTION)
-    tokens = 0
-    with (work / "corpus.jsonl").open(encoding="utf-8") as stream:
-        for split, count in zip(SPLITS, (int((~evaluated).sum()), int(evaluated.sum())), strict=True):
-            packer = Packer(settings["length"], tokenizer.token_to_id(EOS))
-            texts = (json.loads(line)["text"] for line in itertools.islice(stream, count))
-            _baseline_split(tokenizer, texts, packer, target / split / "examples_0_0.h5")
-            tokens += packer.tokens
-    return tokens
-
-
-def _baseline_split(tokenizer: Tokenizer, texts: Iterator[str], packer: Packer, path: Path) -> None:
-    path.parent.mkdir(parents=True)
-    shape = (3, packer.max_sequence_length)
-    with h5py.File(path, "w") as file:
-        data = file.create_dataset(
-            "data", shape=(0, *shape), maxshape=(None, *shape), chunks=(1, *shape), dtype="<i4", compression="gzip"
-        )
-        for block in _baseline_blocks(tokenizer, texts, packer):
-            data.resize(len(data) + len(block), axis=0)
-            data[len(data) - len(block) :] = block
-        file.attrs["n_examples"] = len(data)
-
-
-def _baseline_blocks(tokenizer: Tokenizer, texts: Iterator[str], packer: Packer) -> Iterator[np.ndarray]:
-    while batch := list(itertools.islice(texts, BATCH)):
-        yield packer.add([found.ids for found in tokenizer.encode_batch_fast(batch, add_special_tokens=False)])
-    yield packer.finish()
-
-
-class Clock(threading.local):
-    """Seconds of each part, without those of the parts inside it; each thread has a stack of its own."""
-
-    def __init__(self, seconds: Counter[str]) -> None:
-        self._seconds = seconds
-        self._beside = threading.current_thread() is not threading.main_thread()
-        self._stack = ["waiting" if self._beside else "everything else"]
-        self._since = time.perf_counter()
-
-    def watch_regraft(self) -> None:
-        """Put the clock around the functions that do the work."""
-        self._watch(pipeline, "_scan", "first pass: reading, JSON, sha256")
-        self._watch(pipeline, "_batches", "second pass: reading, JSON, cleaning", generator=True)
-        self._watch(pipeline._Preparation, "_encoded_batches", "waiting for BPE", generator=True)
-        self._watch(encoders.GigatokenEncoder, "encode", "BPE by gigatoken")
-        self._watch(encoders.ReferenceEncoder, "encode", "BPE of the sample by tokenizers")
-        self._watch(Packer, "add", "packing")
-        self._watch(hdf5_chunks, "deflated", "shuffle and deflate", generator=True)
-        self._watch(output.ShardWriter, "write", "writing HDF5")
-        self._watch(output, "validate_shard", "verifying: reading, inflate, values")
-        self._watch(sys.modules["regraft.storage.publish"], "_seal", "publishing: sha256, fsync")
-
-    def stop(self) -> None:
-        """Count what the main thread is at."""
-        self._switch()
-
-    def _watch(self, owner: Any, name: str, part: str, *, generator: bool = False) -> None:
-        inner = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._timed(part, inner, *args, **kwargs)
-
-        def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            items = inner(*args, **kwargs)
-            while (item := self._timed(part, next, items, None)) is not None:
-                yield item
-
-        setattr(owner, name, iterate if generator else call)
-
-    def _timed(self, part: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._switch()
-        self._stack.append(part)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            self._switch()
-            self._stack.pop()
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        self._seconds[BESIDE + self._stack[-1] if self._beside else self._stack[-1]] += now - self._since
-        self._since = now
+def _check_equal(results: dict[str, dict[str, Any]], work: Path) -> None:
+    for split in SPLITS:
+        digests = {_digest(work / name / split) for name in ("baseline", "regraft")}
+        assert len(digests) == 1, f"the arrays of {split} differ"
+    counts = {name: result["tokens"] for name, result in results.items() if name not in ("defaults", "profile")}
+    assert len(set(counts.values())) == 1, f"numbers of tokens differ: {counts}"
 
 
 def _digest(folder: Path) -> str:
@@ -275,28 +185,32 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _introduction(size: int) -> str:
+    return (
+        f"{size / 1e6:.1f} MB of text in {FILES} files; {len(os.sched_getaffinity(0))} cores, {_processor()}, load "
+        f"{os.getloadavg()[0]:.2f} at the start; Python {platform.python_version()}."
+    )
+
+
 def _tables(results: dict[str, dict[str, Any]], *, size: int) -> str:
-    ours, other = results["regraft"], results["baseline"]
-    lines = [
-        f"{size / 1e6:.1f} MB of text, {ours['tokens']:,} tokens; {os.cpu_count()} cores, {_processor()}; "
-        f"Python {platform.python_version()}. The arrays are equal.",
-        "\n| | wall s | CPU s | MB/s | tokens/s | peak RSS MB | times (a) |\n|---|---|---|---|---|---|---|",
-        _row("(a) json, tokenizers in batches, h5py gzip", other, size=size, against=other),
-        _row("Regraft, to the published dataset", ours, size=size, against=other),
-        "\n| part of Regraft's time | s | share |\n|---|---|---|",
-    ]
+    titles = ("wall s", "CPU s", "others' CPU s", "MB/s", "tokens/s", "peak MB", "times (a)", "times (b)")
+    lines = ["", f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    lines += [_row(name, results, size=size) for name in results]
+    lines += ["\n| part of the time on one core | s | share |", "|---|---|---|"]
     parts = results["profile"]["parts"]
-    parts.pop(f"{BESIDE}waiting", None)
-    wall = sum(seconds for name, seconds in parts.items() if not name.startswith(BESIDE))
+    wall = sum(parts.values())
     lines += [f"| {name} | {seconds:.2f} | {seconds / wall:.0%} |" for name, seconds in parts.items()]
     return "\n".join(lines)
 
 
-def _row(name: str, result: dict[str, Any], *, size: int, against: dict[str, Any]) -> str:
+def _row(name: str, results: dict[str, dict[str, Any]], *, size: int) -> str:
+    result = results[name]
     wall = result["wall"]
+    rivals = [results.get(rival) for rival in ("baseline", "datatrove")]
+    ratios = " | ".join(f"{rival['wall'] / wall:.1f}" if rival else "" for rival in rivals)
     speed = f"{size / 1e6 / wall:.1f} | {result['tokens'] / wall:,.0f}"
-    used = f"{wall:.1f} | {result['cpu']:.1f}"
-    return f"| {name} | {used} | {speed} | {result['rss'] / 1e6:.0f} | {against['wall'] / wall:.1f} |"
+    seconds = f"{wall:.1f} | {result['cpu']:.1f} | {result['others']:.1f}"
+    return f"| {TITLES[name]} | {seconds} | {speed} | {result['peak'] / 1e6:.0f} | {ratios} |"
 
 
 def _processor() -> str:

@@ -1,4 +1,7 @@
-"""The drop-in commands reproduce every reference output: arrays by sha256, `data_params.json` but for its paths."""
+"""The drop-in commands reproduce every reference output: arrays by sha256, `data_params.json` but for its paths.
+
+Planted errors, a word that differs and the other generation's rule, are noticed.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,12 @@ def jsonl(folder: Path) -> Path:
     return folder
 
 
+def rows_of(path: Path) -> Any:
+    return read_rows(path, range(read_shard_info(path).examples))
+
+
 def array_sha256(path: Path) -> str:
-    rows = read_rows(path, range(read_shard_info(path).examples))
-    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(rows_of(path), dtype="<i4").tobytes()).hexdigest()
 
 
 def without_paths(value: Any) -> Any:
@@ -69,6 +75,20 @@ def test_lmdata_of_jsonl(tmp_path: Path, ftfy: str) -> None:
     flags = tokenizer_flags(length=128)
     run("create-hdf5", "LMData", "--input_dir", source, *flags, "--use_ftfy", ftfy, "--output_dir", output)
     assert (array_sha256(output / "examples_0_0.h5"), params(output)) == golden(name)
+
+
+def test_one_letter_that_differs_is_noticed(tmp_path: Path) -> None:
+    source, output = jsonl(tmp_path / "jsonl"), tmp_path / "h5"
+    path = source / "trc2.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    record = json.loads(lines[1000])
+    record["text"] = "x" + record["text"]
+    path.write_text("".join([*lines[:1000], json.dumps(record) + "\n", *lines[1001:]]), encoding="utf-8")
+    flags = tokenizer_flags(length=128)
+    run("create-hdf5", "LMData", "--input_dir", source, *flags, "--output_dir", output)
+    digest, expected = golden("jsonl_128_ftfy")
+    assert array_sha256(output / "examples_0_0.h5") != digest
+    assert params(output) != expected
 
 
 def test_the_documented_steps_with_text_shards(tmp_path: Path) -> None:
@@ -96,3 +116,19 @@ def test_release_1_8(tmp_path: Path) -> None:
     assert digest.startswith("e1d7dffe442ef8b1")
     assert params(output) == params(reference)
     assert (output / "checkpoint_0.txt").read_text() == (reference / "checkpoint_0.txt").read_text()
+    # The rule that differs from LMData's shows, so it is not that the sample has no case of it.
+    lm_data = rows_of(FOLDER / "data" / "h5" / "jsonl_128_ftfy" / "examples_0_0.h5")
+    assert int((rows_of(output / "examples_0_0.h5") != lm_data)[:, 1].sum()) == 13
+
+
+def test_resumed_reference_output(tmp_path: Path) -> None:
+    source, output = jsonl(tmp_path / "jsonl"), tmp_path / "h5"
+    words = ("create-hdf5", "LMData", "--input_dir", source, *tokenizer_flags(length=128), "--output_dir", output)
+    run(*words, "--files_per_record", 1000)
+    for number in (2, 3, 4):
+        (output / f"examples_{number}_0.h5").unlink()
+    (output / "data_params.json").unlink()
+    run(*words, "--files_per_record", 1000, "--resume_from_checkpoint", "True")
+    parts = [rows_of(output / f"examples_{number}_0.h5") for number in range(5)]
+    digest = hashlib.sha256(np.concatenate(parts).astype("<i4").tobytes()).hexdigest()
+    assert digest == golden("jsonl_128_ftfy")[0]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from regraft import hdf5
+from regraft import hdf5, hdf5_reader
 from regraft.errors import InvalidDataError
 from regraft.hdf5 import Dataset, ShardWriter, list_shards, read_rows, read_shard_info, validate_shard
 from regraft.hdf5_chunks import is_direct, over_windows
@@ -262,12 +262,12 @@ def test_rows_outside_of_a_dataset_are_index_errors(tmp_path: Path, row: int) ->
 
 
 def test_a_dataset_keeps_few_files_open_and_reads_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(hdf5_reader, "_MAX_OPEN_FILES", 3)
     write(tmp_path, examples=20, per_file=2)
     with Dataset(tmp_path) as dataset:
         np.testing.assert_array_equal(dataset.rows(range(20)), windows(20))
-        assert len(dataset._files) == 3
-    assert not dataset._files
+        assert len(dataset._files._open) == 3
+    assert not dataset._files._open
 
 
 def test_files_of_different_lengths_are_not_one_dataset(tmp_path: Path) -> None:

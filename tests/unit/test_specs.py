@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from regraft import recipes
 from regraft.specs import ConstantSchedule, CosineSchedule, JobSpec, LinearSchedule
+from regraft.specs.dataset import DatasetSpec, RequirementsSpec, ValidationSpec
 
 SMALLEST: dict[str, Any] = {
     "dataset": {"uri": "/data/corpus"},
@@ -132,3 +133,88 @@ def test_the_readmes_job_is_valid_and_says_what_its_recipe_says() -> None:
     (job,) = job_blocks()
     by_recipe = {key: value for key, value in job.items() if key not in ("training", "output")}
     assert JobSpec.model_validate(job) == JobSpec.model_validate(by_recipe)
+
+
+def dataset_faults(**dataset: Any) -> dict[str, str]:
+    return faults({**SMALLEST, "dataset": {"uri": "/data/corpus", **dataset}})
+
+
+def dataset(**values: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate({"uri": "/data/corpus", **values})
+
+
+def test_a_dataset_of_nothing_but_a_place_is_split_and_packed_as_documented() -> None:
+    found = dataset()
+    assert (found.validation.fraction, found.validation.order, found.validation.near_duplicates) == (
+        0.1,
+        "chronological",
+        0.8,
+    )
+    assert (found.packing.pack_sequences, found.packing.remainder, found.packing.document_boundaries) == (
+        True,
+        "pad",
+        False,
+    )
+    assert (found.special_tokens, found.require) == ("text", RequirementsSpec())
+    assert set(found.require.model_dump().values()) == {None, ()}
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"validation": {"fraction": 0}}, "dataset.validation.fraction"),
+        ({"validation": {"fraction": 1}}, "dataset.validation.fraction"),
+        ({"validation": {"order": "random"}}, "dataset.validation.order"),
+        ({"validation": {"near_duplicates": 0}}, "dataset.validation.near_duplicates"),
+        ({"validation": {"near_duplicates": 1.1}}, "dataset.validation.near_duplicates"),
+        ({"validation": {"uri": []}}, "dataset.validation.uri"),
+        ({"validation": {"uri": ["/data/held out", ""]}}, "dataset.validation.uri"),
+        ({"packing": {"remainder": "keep"}}, "dataset.packing.remainder"),
+        ({"packing": {"short_seq_prob": 1}}, "dataset.packing.short_seq_prob"),
+        ({"packing": {"short_seq_prob": -0.1}}, "dataset.packing.short_seq_prob"),
+        ({"packing": {"seed": -1}}, "dataset.packing.seed"),
+        ({"packing": {"seed": 2**63}}, "dataset.packing.seed"),
+        ({"packing": {"pack_sequences": False, "remainder": "drop"}}, "dataset.packing"),
+        ({"packing": {"pack_sequences": False, "short_seq_prob": 0.1}}, "dataset.packing"),
+        ({"special_tokens": "ignored"}, "dataset.special_tokens"),
+        ({"cleaning": ["drop_duplicates", "fix_text", "drop_duplicates"]}, "dataset.cleaning"),
+        (
+            {"cleaning": [{"drop_near_duplicates": {}}, {"drop_near_duplicates": {"threshold": 0.9}}]},
+            "dataset.cleaning",
+        ),
+        ({"require": {"min_train_tokens": 0}}, "dataset.require.min_train_tokens"),
+        ({"require": {"max_dropped_share": 1.1}}, "dataset.require.max_dropped_share"),
+        ({"require": {"max_duplicate_share": -0.1}}, "dataset.require.max_duplicate_share"),
+        ({"require": {"max_padding_share": 2}}, "dataset.require.max_padding_share"),
+        ({"require": {"max_eval_overlap": 2}}, "dataset.require.max_eval_overlap"),
+        ({"require": {"max_tokens_per_word": 0}}, "dataset.require.max_tokens_per_word"),
+        ({"require": {"languages": [""]}}, "dataset.require.languages.0"),
+    ],
+)
+def test_an_impossible_dataset_is_refused_by_field(values: dict[str, Any], field: str) -> None:
+    assert field in dataset_faults(**values)
+
+
+def test_the_ends_of_the_ranges_are_possible() -> None:
+    dataset(validation={"near_duplicates": 1.0}, packing={"seed": 2**63 - 1, "short_seq_prob": 0.999})
+    dataset(validation={"near_duplicates": None}, packing={"pack_sequences": False, "document_boundaries": True})
+    dataset(require={name: 0 for name in RequirementsSpec.model_fields if name.endswith("share")})
+    dataset(cleaning=["drop_duplicates", {"drop_near_duplicates": {}}], special_tokens="recognised")
+
+
+def test_one_place_or_several_are_a_list_either_way() -> None:
+    assert dataset().uris == ("/data/corpus",)
+    assert DatasetSpec.model_validate({"uri": ["/a", "/b"]}).uris == ("/a", "/b")
+    assert ValidationSpec().uris == ()
+    assert ValidationSpec.model_validate({"uri": "/a"}).uris == ("/a",)
+    assert ValidationSpec.model_validate({"uri": ["/a", "/b"]}).uris == ("/a", "/b")
+
+
+def test_a_dataset_keeps_all_of_it_through_json() -> None:
+    found = dataset(
+        validation={"order": "hashed", "uri": ["/a", "/b"], "near_duplicates": None},
+        packing={"remainder": "drop", "short_seq_prob": 0.1, "seed": 3, "document_boundaries": True},
+        require={"min_train_tokens": 5, "languages": ["en", "de"], "max_eval_overlap": 0.1},
+        special_tokens="recognised",
+    )
+    assert DatasetSpec.model_validate_json(found.model_dump_json()) == found

@@ -4,7 +4,8 @@ The supervisor starts `python -m <service>.stage <stage>` with the task on stand
 standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save and
 stop. The process dies with its supervisor.
 
-Line types: `step`, `artifact`, `event`, and last one of `result`, `error`, `stopped`. No such last line: it crashed.
+Line types: `step`, `artifact`, `event`, `invite`, and last one of `result`, `error`, `stopped`. No such last line: it
+crashed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from regraft.specs import Spec
 StageFunction = Callable[[str, Progress], Spec]
 """Takes the task as JSON and a progress port, returns the result."""
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SUPERVISOR = "REGRAFT_SUPERVISOR_PID"
 """Environment variable with the process id that the stage process dies with."""
 
@@ -50,6 +52,9 @@ class LineProgress:
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         self.write("event", message=message, level=level, data=None if data is None else dict(data))
 
+    def invite(self, where: str, *, workers: int) -> None:
+        self.write("invite", where=where, workers=workers)
+
     def should_stop(self) -> bool:
         return self._stop.is_set()
 
@@ -67,7 +72,7 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     """The whole life of a stage process; returns its exit status."""
     die_with(os.environ.get(SUPERVISOR))
     out = take_stdout()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
     progress = LineProgress(out)
     signal.signal(signal.SIGTERM, lambda *_: progress.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides

@@ -17,6 +17,8 @@ GROUPS = {
     "serve": "Run one process of a deployment; settings come from the environment.",
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
+    "checkpoint": "Convert, describe and compare checkpoints.",
+    "create-hdf5": "HDF5 files with the arrays of the original tool, one command for each generation.",
 }
 
 

@@ -2,9 +2,13 @@
 
 HDF5 runs its own filters one chunk after the other under a lock. Here small groups of windows are filtered in a few
 threads and go to the file as they are (`write_direct_chunk`); any HDF5 reader undoes the two standard filters with no
-plug-in. Measured with English GPT-2 ids, windows of 2,048, two cores: 36 million tokens per second, against 6 for
-HDF5's gzip level 4, and files of 12.8 % of the raw bytes, against 13.6 %. Chunks of 16 windows would be written half
-as fast again, and would make the trainer inflate 16 windows for each that it asks for.
+plug-in. zlib-ng deflates: level 1 takes a fourteenth of the time of HDF5's gzip level 4 for files of 14.5 % of the raw
+bytes, against 13.6 % (English GPT-2 ids, windows of 2,048). ISA-L would be a quarter faster and 2 % smaller, but in two
+threads now and then packs the same bytes in another way (1 in 500 of half a million), and equal inputs are to give
+equal files.
+
+A chunk holds one window, as other tools write it, or several (`windows_per_chunk`): chunks of about 100 kB are made
+and read back in half the time, and a trainer that asks for one window inflates 100 kB for it, 0.2 ms.
 
 The trade-off: deflate level 1 only. And not while another thread computes in Python: each chunk would then wait for
 the interpreter's lock, 3 ms instead of 0.03, which is why nothing here goes on in the background between two calls.
@@ -13,7 +17,6 @@ the interpreter's lock, 3 ms instead of 0.03, which is why nothing here goes on 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,17 +24,18 @@ from typing import TypeVar
 import h5py
 import numpy as np
 import numpy.typing as npt
-from isal import isal_zlib
+from zlib_ng import zlib_ng
 
 DATASET = "data"
 ROWS = 3
 
 Windows = npt.NDArray[np.int32]
-"""Shape (k, 3, M)."""
+"""Shape (k, rows, M); 3 rows, or 5 with document boundaries."""
 
 _LEVEL = 1
 _FILTERS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
 _ITEM = 4  # bytes of an int32
+_CHUNK_BYTES = 100_000  # aimed at by `windows_per_chunk`
 _GROUP_BYTES = 2**20  # filtered at a time: fits a core's cache, and is enough work to hand to a thread
 _MAX_THREADS = 8  # the one thread that writes cannot take more
 
@@ -39,14 +43,20 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def create_dataset(file: h5py.File, *, max_sequence_length: int) -> h5py.Dataset:
-    """The empty dataset of a new file, to be grown along its first axis."""
-    shape = (ROWS, max_sequence_length)
+def windows_per_chunk(max_sequence_length: int, *, rows: int = ROWS) -> int:
+    """As many windows as make a chunk of at most 100 kB, a power of two; at least one."""
+    fit = max(1, _CHUNK_BYTES // (_ITEM * rows * max_sequence_length))
+    return 1 << fit.bit_length() - 1
+
+
+def create_dataset(file: h5py.File, *, max_sequence_length: int, rows: int = ROWS, per_chunk: int = 1) -> h5py.Dataset:
+    """The empty dataset of a new file, to be grown along its first axis; `per_chunk` windows in each chunk."""
+    shape = (rows, max_sequence_length)
     return file.create_dataset(
         DATASET,
         shape=(0, *shape),
         maxshape=(None, *shape),
-        chunks=(1, *shape),
+        chunks=(per_chunk, *shape),
         dtype="<i4",
         shuffle=True,
         compression="gzip",
@@ -55,28 +65,37 @@ def create_dataset(file: h5py.File, *, max_sequence_length: int) -> h5py.Dataset
 
 
 def append(data: h5py.Dataset, block: Windows, *, threads: int | None = None) -> None:
-    """Grow `data` by a block of shape (k, 3, M). The bytes do not depend on the number of threads (None: the cores)."""
-    start = data.shape[0]
-    chunks = list(deflated(block, threads=threads))  # all of them first: writing would hold the threads up
+    """Grow `data` by a block of windows. The bytes do not depend on the number of threads (None: the cores).
+
+    All blocks but the last one must fill their chunks.
+    """
+    start, per_chunk = data.shape[0], data.chunks[0]
+    assert start % per_chunk == 0, "an earlier block has not filled its last chunk"
+    chunks = list(deflated(block, per_chunk=per_chunk, threads=threads))  # all first: writing would hold the threads up
     data.resize(start + len(block), axis=0)
-    for number, chunk in enumerate(chunks, start):
-        data.id.write_direct_chunk((number, 0, 0), chunk)
+    for number, chunk in enumerate(chunks):
+        data.id.write_direct_chunk((start + number * per_chunk, 0, 0), chunk)
 
 
-def deflated(block: Windows, *, threads: int | None = None) -> Iterator[bytes]:
-    """Each window of a block as the bytes of its chunk, in order."""
-    step = _windows_per_group(block.shape[2])
-    groups = [block[start : start + step] for start in range(0, len(block), step)]
+def deflated(block: Windows, *, per_chunk: int = 1, threads: int | None = None) -> Iterator[bytes]:
+    """The bytes of each chunk of a block, in order; a last chunk that is not full is filled with zeros."""
+    missing = -len(block) % per_chunk
+    if missing:
+        block = np.concatenate([block, np.zeros((missing, *block.shape[1:]), dtype=block.dtype)])
+    by_chunk = block.reshape(len(block) // per_chunk, -1)
+    step = _per_group(by_chunk.shape[1])
+    groups = [by_chunk[start : start + step] for start in range(0, len(by_chunk), step)]
     for chunks in _spread(_deflate, groups, threads=threads):
         yield from chunks
 
 
 def is_direct(data: h5py.Dataset) -> bool:
-    """True when `over_windows` can read it: int32 in one whole chunk per window, filtered as here."""
+    """True when `over_windows` can read it: int32 in whole windows, filtered as here."""
     plist = data.id.get_create_plist()
     filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
-    whole = data.chunks == (1, *data.shape[1:]) and data.dtype == np.dtype("<i4")
-    return bool(whole and filters == _FILTERS and data.id.get_num_chunks() == data.shape[0])
+    if data.chunks is None or data.chunks[1:] != data.shape[1:] or data.dtype != np.dtype("<i4"):
+        return False
+    return bool(filters == _FILTERS and data.id.get_num_chunks() == -(-data.shape[0] // data.chunks[0]))
 
 
 def over_windows(
@@ -84,19 +103,19 @@ def over_windows(
 ) -> Iterator[_Result]:
     """`work` of small blocks of the windows `part` of a dataset that `is_direct`, in order, in several threads.
 
-    They are inflated by zlib itself, and so by another library than the one that deflated them.
-
     Raises:
         OSError: a chunk is damaged.
     """
-    step = _windows_per_group(data.shape[2])
-    numbers = range(*part.indices(data.shape[0]))
-    groups = [_raw(data, numbers[at : at + step]) for at in range(0, len(numbers), step)]
-    return _spread(lambda group: work(_inflated(group, data.shape[1:])), groups, threads=threads)
+    per_chunk = data.chunks[0]
+    first, last, _ = part.indices(data.shape[0])
+    step = _per_group(int(np.prod(data.chunks))) * per_chunk
+    starts = range(first - first % per_chunk, last, step)
+    groups = [(_raw(data, at, min(at + step, last)), slice(max(first - at, 0), last - at)) for at in starts]
+    return _spread(lambda group: work(_inflated(group[0], data.chunks)[group[1]]), groups, threads=threads)
 
 
-def _windows_per_group(max_sequence_length: int) -> int:
-    return max(1, _GROUP_BYTES // (_ITEM * ROWS * max_sequence_length))
+def _per_group(chunk_values: int) -> int:
+    return max(1, _GROUP_BYTES // (_ITEM * chunk_values))
 
 
 def _spread(work: Callable[[_Item], _Result], items: Sequence[_Item], *, threads: int | None) -> Iterator[_Result]:
@@ -113,38 +132,41 @@ def _cores() -> int:
     return min(len(os.sched_getaffinity(0)), _MAX_THREADS)
 
 
-def _deflate(group: Windows) -> list[bytes]:
+def _deflate(group: npt.NDArray[np.int32]) -> list[bytes]:
+    """Chunks of shape (chunks, values)."""
     # Shuffle: the first bytes of all values, then the second ones, and so on. Shifts are twice as fast as a transposed
     # copy, and do not ask for the machine's byte order.
-    values = group.reshape(len(group), -1)
-    planes = np.empty((len(group), _ITEM, values.shape[1]), dtype=np.uint8)
+    planes = np.empty((len(group), _ITEM, group.shape[1]), dtype=np.uint8)
     for byte in range(_ITEM):
-        planes[:, byte] = values >> 8 * byte
-    return [isal_zlib.compress(window, _LEVEL) for window in planes.reshape(len(group), -1)]
+        planes[:, byte] = group >> 8 * byte
+    return [zlib_ng.compress(chunk, _LEVEL) for chunk in planes.reshape(len(group), -1)]
 
 
-def _raw(data: h5py.Dataset, numbers: range) -> list[bytes]:
+def _raw(data: h5py.Dataset, first: int, last: int) -> list[bytes]:
     """Chunks as they lie in the file."""
-    found: list[tuple[int, bytes]] = [data.id.read_direct_chunk((number, 0, 0)) for number in numbers]
+    found: list[tuple[int, bytes]] = [
+        data.id.read_direct_chunk((number, 0, 0)) for number in range(first, last, data.chunks[0])
+    ]
     if any(mask for mask, _ in found):
         raise OSError("a chunk was stored without its filters")
     return [chunk for _, chunk in found]
 
 
-def _inflated(chunks: Sequence[bytes], shape: tuple[int, int]) -> Windows:
-    block = np.empty((len(chunks), *shape), dtype="<i4")
+def _inflated(chunks: Sequence[bytes], shape: tuple[int, int, int]) -> Windows:
+    """Windows of all chunks of shape (per_chunk, rows, M)."""
+    block = np.empty((len(chunks) * shape[0], *shape[1:]), dtype="<i4")
     values = block.view(np.uint8).reshape(len(chunks), -1, _ITEM)
-    for window, chunk in zip(values, chunks, strict=True):
-        planes = np.frombuffer(_plain(chunk, size=window.size), dtype=np.uint8).reshape(_ITEM, -1)
+    for chunk, packed in zip(values, chunks, strict=True):
+        planes = np.frombuffer(_plain(packed, size=chunk.size), dtype=np.uint8).reshape(_ITEM, -1)
         for byte in range(_ITEM):
-            window[:, byte] = planes[byte]
+            chunk[:, byte] = planes[byte]
     return block
 
 
 def _plain(chunk: bytes, *, size: int) -> bytes:
     try:
-        content = zlib.decompress(chunk, bufsize=size)
-    except zlib.error as error:
+        content = zlib_ng.decompress(chunk, bufsize=size)  # checks the Adler-32 at its end
+    except zlib_ng.error as error:  # type: ignore[misc]  # the package has it typed as no class
         raise OSError(f"a chunk cannot be inflated: {error}") from error
     if len(content) != size:
         raise OSError(f"a chunk has {len(content)} bytes, not {size}")

@@ -10,6 +10,14 @@ import yaml
 
 from regraft.errors import InvalidInputError
 
+_PATHS = (
+    ("dataset", "uri"),
+    ("dataset", "tokenizer"),
+    ("dataset", "validation", "uri"),
+    ("base_checkpoint", "uri"),
+    ("training", "mixture", "uri"),
+)
+
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """The job in a file, with paths made absolute from the file's folder, as the API knows no working directory.
@@ -26,20 +34,28 @@ def read_job_file(path: Path) -> dict[str, Any]:
     if not isinstance(job, Mapping):
         raise InvalidInputError("holds no job (a mapping of fields)", field="job file", value=str(path))
     resolved = dict(job)
-    for section, key in (("dataset", "uri"), ("dataset", "tokenizer"), ("base_checkpoint", "uri")):
-        _make_absolute(resolved, section, key, base=path.parent)
+    for path_to in _PATHS:
+        _make_absolute(resolved, path_to, base=path.parent)
     return resolved
 
 
-def _make_absolute(job: dict[str, Any], section: str, key: str, *, base: Path) -> None:
-    part = job.get(section)
-    if not isinstance(part, Mapping):
+def _make_absolute(job: dict[str, Any], where: tuple[str, ...], *, base: Path) -> None:
+    """Change the value at `where`, copying what it lies in; lists on the way are gone through one by one."""
+    key, *rest = where
+    value = job.get(key)
+    if not rest:
+        if isinstance(value, list | tuple):
+            job[key] = [_absolute(one, base) for one in value]
+        elif isinstance(value, str):
+            job[key] = _absolute(value, base)
         return
-    value = part.get(key)
-    if isinstance(value, list | tuple):
-        job[section] = {**part, key: [_absolute(one, base) for one in value]}
-    elif isinstance(value, str):
-        job[section] = {**part, key: _absolute(value, base)}
+    several = value if isinstance(value, list | tuple) else [value]
+    copies = [dict(one) if isinstance(one, Mapping) else one for one in several]
+    for copy in copies:
+        if isinstance(copy, dict):
+            _make_absolute(copy, tuple(rest), base=base)
+    if key in job:
+        job[key] = copies if isinstance(value, list | tuple) else copies[0]
 
 
 def _absolute(value: object, base: Path) -> object:

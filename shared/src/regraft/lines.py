@@ -7,11 +7,14 @@ import queue
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from regraft.jobstore import Claim, Leases, Report
 
 Line = dict[str, Any]
+Invite = Callable[[str, int], None]
+"""Asks other workers to help at a work folder; so many at most."""
 LAST = ("result", "error", "stopped")
 ETA_WINDOW = 0.3  # weight of the newest interval in the smoothed seconds per step
 
@@ -60,9 +63,10 @@ class Relay:
 
     MIN_SECONDS = 0.25
 
-    def __init__(self, leases: Leases, claim: Claim) -> None:
+    def __init__(self, leases: Leases, claim: Claim, *, invite: Invite) -> None:
         self._leases = leases
         self._claim = claim
+        self._invite = invite
         self._pending = Report()
         self._written = 0.0
         self._pace = _Pace()
@@ -78,6 +82,8 @@ class Relay:
                     self._pending.artifacts.append(line)
                 case "event":
                     self._pending.events.append(line)
+                case "invite":
+                    self._invite(line["where"], line["workers"])
                 case kind if kind in LAST:
                     self.last = line
 

@@ -56,10 +56,12 @@ def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, 
 
 def _prepare(spec: JobSpec, storage: str) -> PrepareTask:
     own = spec.dataset.tokenizer == "checkpoint"
+    steps = spec.training.max_steps
     return PrepareTask(
         dataset=spec.dataset,
         tokenizer_uri=spec.base_checkpoint.uri if own else spec.dataset.tokenizer,
         checkpoint_uri=spec.base_checkpoint.uri,
+        planned_windows=None if steps is None else steps * spec.training.batch_size,
         output_uri=f"{storage.rstrip('/')}/datasets",
     )
 

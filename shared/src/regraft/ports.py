@@ -29,6 +29,12 @@ class Progress(Protocol):
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         """A line for the job's history."""
 
+    def invite(self, where: str, *, workers: int) -> None:
+        """Other workers of this service may help at the work folder `where` (a path); so many would find work there.
+
+        Nothing depends on their coming.
+        """
+
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
 
@@ -45,6 +51,9 @@ class NullProgress:
         return
 
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        return
+
+    def invite(self, where: str, *, workers: int) -> None:
         return
 
     def should_stop(self) -> bool:

@@ -6,6 +6,7 @@ So it is acknowledged before it is worked on, nothing is stored about its result
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from celery import Celery
 from kombu.entity import Queue
@@ -15,6 +16,9 @@ from regraft.errors import InvalidInputError
 from regraft.settings import Settings
 
 TASK = "regraft.run_stage"
+ASSIST = "regraft.assist"
+INVITATION_SECONDS = 300
+"""A hint to help that nobody has taken for so long is dropped."""
 
 
 def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
@@ -49,8 +53,20 @@ def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
 
 
 def register(app: Celery, run: Callable[[str], None]) -> None:
-    """Make `run(stage_id)` the application's one task."""
+    """Make `run(stage_id)` the task of running a stage."""
     app.task(run, name=TASK, ignore_result=True)
+
+
+def register_assistance(app: Celery, assist: Callable[[str], None]) -> None:
+    """Make `assist(where)` the task of helping at a work folder."""
+    app.task(assist, name=ASSIST, ignore_result=True)
+
+
+def invite(app: Celery, *, queue: str, where: str, workers: int) -> None:
+    """Ask the workers of a queue to help at a work folder. When the broker is away nobody is asked."""
+    with suppress(OperationalError):
+        for _ in range(workers):
+            app.send_task(ASSIST, args=[where], queue=queue, retry=False, expires=INVITATION_SECONDS)
 
 
 class Broker:

@@ -25,7 +25,7 @@ from regraft.child import SUPERVISOR
 from regraft.errors import FencedError
 from regraft.jobs import ReasonClass
 from regraft.jobstore import Claim, Leases, Outcome, Wanted
-from regraft.lines import LineReader, Relay
+from regraft.lines import Invite, LineReader, Relay
 from regraft.plan import task_for
 from regraft.settings import Settings
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 GONE = "the lease was lost"
+ASSIST_STAGE = "assist"
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Supervisor:
     worker: str
     module: str
     """Module with the stage functions, e.g. `regraft_worker.stage`."""
+    invite: Invite = lambda where, workers: None
+    """Called when a stage has work for others as well."""
     drain: threading.Event = field(default_factory=threading.Event)
 
     def run(self, stage_id: str) -> None:
@@ -60,6 +63,29 @@ class Supervisor:
             self._finish(claim, outcome)
         except FencedError:
             log.warning("%s: attempt %d lost its lease; nothing more is written", stage_id, claim.epoch)
+
+    def assist(self, where: str) -> None:
+        """Help at a work folder until nothing is left to do there; a draining worker just leaves."""
+        if self.drain.is_set():
+            return
+        log.info("helping at %s", where)
+        child = subprocess.Popen(
+            [sys.executable, "-m", self.module, ASSIST_STAGE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, SUPERVISOR: str(os.getpid())},
+        )
+        try:
+            assert child.stdin is not None
+            with suppress(BrokenPipeError), child.stdin as stdin:
+                stdin.write(where)
+            while child.poll() is None and not self.drain.wait(POLL_SECONDS):
+                pass
+        finally:
+            _kill(child)
+        log.info("helped at %s, status %s", where, child.returncode)
 
     def _finish(self, claim: Claim, outcome: Outcome) -> None:
         deadline = time.monotonic() + self.settings.lease_seconds
@@ -85,7 +111,7 @@ class _Attempt:
         self._log = log_path(supervisor.settings, claim)
         self._child = self._start(supervisor.module)
         self._reader = LineReader(self._child)
-        self._relay = Relay(supervisor.leases, claim)
+        self._relay = Relay(supervisor.leases, claim, invite=supervisor.invite)
         self._renewed = self._checked = time.monotonic()
         self._asked: Wanted | None = None
         self._asked_at = 0.0
@@ -168,9 +194,7 @@ class _Attempt:
             self._kill()
 
     def _kill(self) -> None:
-        if self._child.poll() is None:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
+        _kill(self._child)
 
     def _outcome(self) -> Outcome:
         code = self._child.returncode
@@ -190,6 +214,13 @@ class _Attempt:
         if last is not None and last["type"] == "error":
             return _refused(last)
         return _crashed(code, self._log)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """The child and whatever it has started."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from regraft.jobstore import Leases, Workers
-from regraft.queue import register
+from regraft.queue import invite, register, register_assistance
 from regraft.runner import Supervisor
 from regraft.settings import Settings
 
@@ -39,13 +40,19 @@ class Service:
     queues: Sequence[str]
     offers: Mapping[str, Any]
     """What it can run, for the API to check requests against: `targets` with facts about each, `sources`."""
+    assists_in: str | None = None
+    """The queue whose workers help one another, when their stages have work to share."""
 
 
 def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> None:
     """Run the worker until it is told to stop; returns after the running stage has saved and been handed back."""
     name = f"{service.name}@{socket.gethostname()}-{os.getpid()}"
-    supervisor = Supervisor(leases=Leases(engine, settings), settings=settings, worker=name, module=service.module)
+    asked = partial(_invite, app, service.assists_in)
+    supervisor = Supervisor(
+        leases=Leases(engine, settings), settings=settings, worker=name, module=service.module, invite=asked
+    )
     register(app, supervisor.run)
+    register_assistance(app, supervisor.assist)
     beat = Heartbeat(Workers(engine), name, service)
     # Celery connects signals weakly; these two live as long as this call.
     started: Callable[..., None] = lambda **_: beat.start()  # noqa: E731
@@ -56,6 +63,11 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
         app.worker_main(_arguments(name, settings))
     finally:
         beat.stop()
+
+
+def _invite(app: Celery, queue: str | None, where: str, workers: int) -> None:
+    if queue is not None:
+        invite(app, queue=queue, where=where, workers=workers)
 
 
 def _arguments(name: str, settings: Settings) -> list[str]:

@@ -46,6 +46,8 @@ class Recorder:
         self.steps: list[tuple[int, int | None, int | None]] = []
         self.artifacts: list[tuple[str, str, Mapping[str, object]]] = []
         self.events: list[tuple[str, str]] = []
+        self.told: dict[str, Mapping[str, object] | None] = {}
+        self.invited: list[tuple[str, int]] = []
         self.questions = 0
         self.on_question = on_question
 
@@ -61,6 +63,10 @@ class Recorder:
     def event(self, message: str, *, level: str = "info", data: Mapping[str, object] | None = None) -> None:
         json.dumps(data)
         self.events.append((level, message))
+        self.told[message] = data
+
+    def invite(self, where: str, *, workers: int) -> None:
+        self.invited.append((where, workers))
 
     def should_stop(self) -> bool:
         self.questions += 1

@@ -17,9 +17,9 @@ from regraft.specs.dataset import ReadingSpec
 from regraft.storage import local_path
 from regraft_dataprep.document import Document
 from regraft_dataprep.pipeline import prepare
-from regraft_dataprep.sources import jsonl, open_source
-from regraft_dataprep.sources._files import File
-from regraft_dataprep.sources.base import BadRecord, Source
+from regraft_dataprep.resources import Resources
+from regraft_dataprep.sources import csv, jsonl, open_source
+from regraft_dataprep.sources.base import BadRecord, Part, Source, too_many
 from unit.dataprep.test_pipeline import task
 
 GOOD = '{"text": "good"}\n'
@@ -29,13 +29,12 @@ def opened(name: str, path: Path, **reading: Any) -> Source:
     return open_source(name, uri=path, reading=ReadingSpec.model_validate(reading))
 
 
+def records(source: Source) -> list[Document | BadRecord]:
+    return [record for part in source.parts() for record in source.read(part)]
+
+
 def causes(name: str, path: Path, **reading: Any) -> list[str]:
-    """What the scan says of bad records, once both passes agree on the others."""
-    source = opened(name, path, **{"max_bad_records": 99, **reading})
-    scan = source.scan()
-    assert len(list(source.documents())) == scan.stories
-    assert scan.bad.total == len(scan.bad.first)
-    return [str(record) for record in scan.bad.first]
+    return [str(record) for record in records(opened(name, path, **reading)) if isinstance(record, BadRecord)]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +49,7 @@ def causes(name: str, path: Path, **reading: Any) -> list[str]:
         (b'{"text": null}', "'text' is empty, not a text"),
         (b'{"text": 5}', "'text' is of type int, not a text"),
         (rb'{"text": "\ud800"}', "it is no JSON in UTF-8: "),
+        (b'{"text": "\xed\xa0\x80"}', "it is no JSON in UTF-8: "),
     ],
 )
 def test_a_bad_line_is_named_with_its_cause(tmp_path: Path, line: bytes, cause: str) -> None:
@@ -97,10 +97,20 @@ def test_bad_rows_of_csv_are_named_by_the_line_they_end_on(tmp_path: Path) -> No
     assert "it is no CSV" in said[2]
     assert "'story' is not valid UTF-8" in said[3]
     assert "unexpected end of data" in said[4]
-    assert [document.text for document in opened("csv", path, max_bad_records=5).documents()] == [
-        "H\ntwo\nlines",
-        "good\ngood",
-    ]
+    texts = [record.text for record in records(opened("csv", path)) if isinstance(record, Document)]
+    assert texts == ["H\ntwo\nlines", "good\ngood"]
+
+
+def test_a_row_of_csv_too_long_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv, "_MAX_ROW_CHARACTERS", 30)
+    path = tmp_path / "a.csv"
+    rows = ["good,good", "short," + "x" * 100, "a,b", '"' + "ten more\n" * 3 + 'end",c', '"many",' * 9, "good,good"]
+    path.write_text("\n".join(["headline,story", *rows, ""]))
+    said = causes("csv", path)
+    assert [line.split(":")[0] for line in said] == [f"a.csv, line {number}" for number in (3, 8, 9)]
+    assert all("the row is longer than 30 characters" in line for line in said)
+    texts = [record.text for record in records(opened("csv", path)) if isinstance(record, Document)]
+    assert texts == ["good\ngood", "a\nb", "good\ngood"]
 
 
 @pytest.mark.parametrize(
@@ -133,26 +143,11 @@ def test_broken_utf8_in_a_column_is_the_fault_of_one_row(tmp_path: Path) -> None
     assert said.startswith("a.parquet, row 2: a value cannot be read: 'utf-8' codec")
 
 
-def test_the_first_one_too_many_fails_both_passes_alike(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(GOOD + "bad\n")
-    (tmp_path / "b.jsonl").write_text(GOOD + GOOD + "worse\n" + GOOD)
-    assert opened("jsonl", tmp_path, max_bad_records=2).scan().bad.total == 2
-    for limit, where in ((0, "a.jsonl, line 2: it is no JSON"), (1, "b.jsonl, line 3: it is no JSON")):
-        source = opened("jsonl", tmp_path, max_bad_records=limit)
-        for read in (source.scan, lambda source=source: list(source.documents())):
-            with pytest.raises(InvalidDataError, match=where) as caught:
-                read()
-            assert caught.value.reason == "too_many_bad_records"
-            assert (caught.value.field, caught.value.value) == ("dataset.uri", where.split(",")[0])
-            assert f"{limit + 1} records cannot be read and {limit} may be" in caught.value.message
-            assert "max_bad_records" in caught.value.remedy
-
-
-def test_only_the_first_twenty_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(GOOD + "bad\n" * 30)
-    bad = opened("jsonl", path, max_bad_records=30).scan().bad
-    assert (bad.total, len(bad.first), bad.first[-1].number) == (30, 20, 21)
+def test_too_many_names_the_last_and_the_option() -> None:
+    error = too_many(3, 2, BadRecord("b.jsonl", 3, "it is no JSON"))
+    assert (error.field, error.value, error.reason) == ("dataset.uri", "b.jsonl", "too_many_bad_records")
+    assert error.message == "3 records cannot be read and 2 may be; the last is b.jsonl, line 3: it is no JSON"
+    assert "max_bad_records" in error.remedy
 
 
 class _Two(Source):
@@ -160,17 +155,44 @@ class _Two(Source):
 
     suffixes = (".two",)
 
-    def read_file(self, file: File) -> Iterator[Document | BadRecord]:
-        yield Document("text", id="")
-        yield BadRecord(file.name, 2, "it never works")
+    def read(self, part: Part) -> Iterator[Document | BadRecord]:
+        yield Document("text")
+        yield BadRecord(self.files[part.file].name, 2, "it never works")
 
 
-def test_a_source_needs_no_more_than_read_file(tmp_path: Path) -> None:
-    (tmp_path / "x.two").write_bytes(b"123")
-    source = _Two(tmp_path, reading=ReadingSpec(max_bad_records=1))
-    scan = source.scan()
-    assert (scan.stories, scan.bytes, str(scan.bad.first[0])) == (1, 3, "x.two, line 2: it never works")
-    assert [document.id for document in source.documents()] == ["x.two:1"]
+def test_a_source_needs_no_more_than_read(tmp_path: Path) -> None:
+    for name in ("x.two", "y.two"):
+        (tmp_path / name).write_bytes(b"123")
+    source = _Two(tmp_path)
+    assert source.parts(part_bytes=1) == [Part(0), Part(1)]
+    assert [str(record) for record in source.read(Part(1))][1] == "y.two, line 2: it never works"
+    assert (source.inventory().bytes, source.inventory().files) == (6, 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_records_are_counted_over_all_parts_and_named_by_their_place_in_the_file(
+    tokenizer_dir: Path, tmp_path: Path, recorder: Any, processes: int
+) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, bad in (("a", (7, 150)), ("b", (99,))):
+        rows = [{"text": f"story {name} {number} " + f"{number * 7919} " * 30} for number in range(160)]
+        lines = write_jsonl(folder / f"{name}.jsonl", rows).read_text().splitlines(keepends=True)
+        for number in bad:
+            lines[number - 1] = "bad\n"
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    resources = Resources(processes=processes, part_bytes=5_000)
+    with pytest.raises(InvalidDataError, match=r"3 records .* 2 may be; the last is b\.jsonl, line 99") as caught:
+        prepare(task(folder, tokenizer_dir, tmp_path / "out", source="jsonl", reading={"max_bad_records": 2}))
+    assert caught.value.reason == "too_many_bad_records"
+    allowed = task(folder, tokenizer_dir, tmp_path / "out", source="jsonl", reading={"max_bad_records": 3})
+    result = prepare(allowed, recorder, resources=resources)
+    places = ["a.jsonl, line 7: ", "a.jsonl, line 150: ", "b.jsonl, line 99: "]
+    told = recorder.told["3 records cannot be read and are left out"]["first"]
+    assert [any(line.startswith(place) for line in told) for place in places] == [True] * 3
+    report = json.loads((local_path(result.uri) / "corpus_report.json").read_text())
+    found = [f"{one['file']}, {one['unit']} {one['number']}: " for one in report["bad_records_first"]]
+    assert (found, report["documents_in"]) == (places, 317)
 
 
 def test_bad_records_are_reported_with_the_dataset(tokenizer_dir: Path, tmp_path: Path, recorder: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import zstandard
 
 from regraft.errors import InvalidDataError, InvalidInputError
 from regraft_dataprep.sources._files import find_files
+from regraft_dataprep.sources._streams import count_newlines, sha256_of
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst")
 
@@ -127,17 +129,27 @@ def test_files_are_unpacked_and_the_raw_bytes_hashed(tmp_path: Path, name: str) 
     (file,) = find_files(str(path), suffixes=SUFFIXES)
     with file.open() as stream:
         assert stream.read() == CONTENT
-    hashed = file.hashed()
-    with hashed.open() as stream:
-        while stream.read(70_001):
-            pass
-    assert hashed.seen is not None
-    for digest in (hashed.seen, hashed.digest(), file.digest(), file.hashed().digest()):
-        assert (digest.sha256, digest.bytes, digest.complete) == (
-            hashlib.sha256(PACKED[name]).hexdigest(),
-            len(PACKED[name]),
-            True,
-        )
+    with file.open_raw() as stream:
+        assert sha256_of(stream) == (hashlib.sha256(PACKED[name]).hexdigest(), len(PACKED[name]))
+    assert (file.size(), file.plain) == (len(PACKED[name]), name == "x.txt")
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_files_can_be_sent_to_other_processes(tree: Path, memory: fsspec.AbstractFileSystem, remote: bool) -> None:
+    (file,) = find_files("memory://corpus/3.md" if remote else tree / "b.txt", suffixes=SUFFIXES)
+    sent = pickle.loads(pickle.dumps(file))
+    with sent.open() as stream:
+        assert stream.seek(2) == 2
+        assert stream.readline(3) == (b"orp" if remote else b"txt")
+    assert (sent.size(), sent.stamp()) == (file.size(), file.stamp())
+
+
+def test_newlines_are_counted_up_to_a_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"a\n" * 1_200_000)
+    for size, lines in ((0, 0), (1, 0), (2, 1), (2**20 + 1, 2**19), (10**9, 1_200_000)):
+        with path.open("rb") as stream:
+            assert count_newlines(stream, size) == lines
 
 
 @pytest.mark.parametrize("name", ["x.txt.gz", "x.txt.zst"])

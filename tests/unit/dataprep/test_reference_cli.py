@@ -1,4 +1,4 @@
-"""The drop-in command line: flag names of both generations, YAML under flags, switches with and without words."""
+"""The drop-in command line: every documented flag of both generations, YAML under flags, what is refused and why."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from regraft.cli import make_app
 from regraft.errors import InvalidInputError, NotFoundError
-from regraft_dataprep.reference.options import resolve
+from regraft_dataprep.reference.options import dump, resolve
 from regraft_dataprep.reference.tokenizer import load
 
 REQUIRED = {"tokenizer_type": "GPT2Tokenizer"}
@@ -79,46 +80,132 @@ def test_flags_win_over_the_yaml_file(tmp_path: Path, lists: Path, tokenizer: li
     assert shown["setup"]["dataset_processor"] == "LMDataPreprocessor"
 
 
+COMMON = [
+    "input_dir",
+    "metadata_files",
+    "jsonl_key",
+    "output_dir",
+    "output_name",
+    "seed",
+    "processes",
+    "write_remainder",
+    "resume_from_checkpoint",
+    "display_pbar",
+    "files_per_record",
+    "write_in_batch",
+    "tokenizer_type",
+    "vocab_file",
+    "encoder_file",
+    "max_seq_length",
+    "short_seq_prob",
+    "ftfy_normalizer",
+    "eos_id",
+    "pad_id",
+]
+GEN_A = [*COMMON, "ftfy", "wikitext-detokenize"]
+GEN_B = [
+    *COMMON,
+    *(
+        [
+            "params",
+            "huggingface_tokenizer",
+            "split_text_to_tokenize",
+            "chunk_len_to_split",
+            "remove_bos_in_chunks",
+            "use_ftfy",
+        ]
+    ),
+    *(
+        [
+            "wikitext_detokenize",
+            "pack_sequences",
+            "min_sequence_len",
+            "input_ids_dtype",
+            "input_mask_dtype",
+            "inverted_mask",
+        ]
+    ),
+]
+REFUSED = [
+    "auth_token",
+    "module",
+    "dataset_processor",
+    "fim_rate",
+    "spm_rate",
+    "fim_prefix_tok",
+    "fim_middle_tok",
+    "fim_suffix_tok",
+]
+
+
+@pytest.mark.parametrize(("mode", "flags"), [("preprocessed_text", GEN_A), ("LMData", [*GEN_B, *REFUSED])])
+def test_every_documented_flag_is_there(mode: str, flags: list[str]) -> None:
+    group: Any = get_command(make_app())
+    command = group.commands["create-hdf5"].commands[mode]
+    found = {name.removeprefix("--") for parameter in command.params for name in parameter.opts}
+    assert found == {*flags, "overwrite"} | ({"wikitext_detokenize"} if mode == "preprocessed_text" else set())
+
+
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
         ("LMData", ["--write_remainder"]),
         ("LMData", ["--write_remainder", "yes"]),
         ("LMData", ["--write_remainder", "True", "False"]),
-        ("preprocessed_text", ["--write_remainder", "True"]),
-        ("preprocessed_text", ["--resume_from_checkpoint", "checkpoint_0.txt"]),
+        ("LMData", ["--resume_from_checkpoint", "checkpoint_0.txt"]),
+        ("LMData", ["--ftfy"]),
+        ("LMData", ["--tokenizer_type", "Other"]),
+        ("preprocessed_text", []),
+        ("preprocessed_text", ["--tokenizer_type", "GPT2Tokenizer", "--write_remainder", "True"]),
+        ("preprocessed_text", ["--tokenizer_type", "GPT2Tokenizer", "--resume_from_checkpoint", "checkpoint_0.txt"]),
+        ("preprocessed_text", ["--tokenizer_type", "GPT2Tokenizer", "--use_ftfy", "True"]),
+        ("preprocessed_text", ["--tokenizer_type", "HuggingFaceTokenizer"]),
+        ("raw_text", []),
+        ("FIM", []),
     ],
 )
-def test_switches_stand_alone_in_one_generation_and_take_a_word_in_the_other(mode: str, words: list[str]) -> None:
-    with pytest.raises(InvalidInputError, match="followed by True or False"):
-        invoke("create-hdf5", mode, *words)
+def test_a_flag_of_the_other_generation_is_a_usage_error(mode: str, words: list[str]) -> None:
+    done = invoke("create-hdf5", mode, *words)
+    assert done.exit_code == 2
+    assert any(word in done.stderr for word in (words[-2:] or ["tokenizer_type", mode]))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_flag_of_what_is_not_offered_says_so_on_the_command_line_and_in_yaml(tmp_path: Path, name: str) -> None:
+    value = "0.5" if name.endswith("rate") else "x"
+    with pytest.raises(InvalidInputError, match=rf"{name}: .*(not offered|no hub)"):
+        invoke("create-hdf5", "LMData", f"--{name}", value)
+    section = "setup" if name in ("module", "dataset_processor") else "processing"
+    (tmp_path / "p.yaml").write_text(f"{section}: {{{name}: {value}}}")
+    with pytest.raises(InvalidInputError, match=rf"{name}: .*(not offered|no hub)"):
+        resolve("LMData", given=REQUIRED, params=tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_text(f"{section}: {{{name}: null}}")
+    assert resolve("LMData", given=REQUIRED, params=tmp_path / "p.yaml").mode == "LMData"
 
 
 def test_the_program_has_the_commands_and_stays_light() -> None:
     code = "import sys; from regraft.cli import make_app; make_app()\n"
-    code += "assert not {'h5py', 'tokenizers', 'ftfy', 'numpy'} & sys.modules.keys()"
+    code += "assert not {'h5py', 'tokenizers', 'ftfy', 'numpy', 'pyarrow'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for command in (["trc2", "clean"], ["trc2", "split"], ["create-hdf5"]):
-        assert "Mended" in invoke(*command, "--help").output or command == ["trc2", "clean"]
+    for command in (["trc2", "split"], ["create-hdf5", "preprocessed_text"], ["create-hdf5", "LMData"]):
+        assert "Mended" in invoke(*command, "--help").output
 
 
 @pytest.mark.parametrize(
-    ("mode", "given", "words"),
+    ("given", "words"),
     [
-        ("raw_text", {}, "not offered"),
-        ("preprocessed_text", {"use_ftfy": "True"}, "belongs to LMData"),
-        ("preprocessed_text", {"pack_sequences": "True"}, "belongs to LMData"),
-        ("LMData", {"ftfy": True}, "belongs to preprocessed_text"),
-        ("LMData", {"tokenizer_type": "Other"}, "tokenizer_type"),
-        ("LMData", {"max_seq_length": 2}, "max_seq_length"),
-        ("LMData", {"use_ftfy": "perhaps"}, "use_ftfy"),
-        ("LMData", {"wikitext_detokenize": "True"}, "wikitext_detokenize"),
-        ("LMData", {"output_name": "a/b"}, "output_name"),
+        ({"tokenizer_type": "Other"}, "tokenizer_type"),
+        ({"max_seq_length": 2}, "max_seq_length"),
+        ({"use_ftfy": "perhaps"}, "use_ftfy"),
+        ({"input_ids_dtype": "int64"}, "input_ids_dtype: the files hold int32"),
+        ({"input_mask_dtype": "int8"}, "input_mask_dtype: the files hold int32"),
+        ({"chunk_len_to_split": 0}, "chunk_len_to_split"),
+        ({"output_name": "a/b"}, "output_name"),
     ],
 )
-def test_options_that_cannot_be_are_named(mode: str, given: dict[str, Any], words: str) -> None:
+def test_values_that_cannot_be_are_named(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
-        resolve(mode, given={**REQUIRED, **given})
+        resolve("LMData", given={**REQUIRED, **given})
 
 
 @pytest.mark.parametrize("text", ["[1]", "wrong: {}", "setup: 3", "setup: {seed: 1}", "a: ["])
@@ -148,3 +235,31 @@ def test_eos_and_padding_of_each_tokenizer(tmp_path: Path, tokenizer: list[str])
     assert ids(**file) == ids(**folder) == (0, 1)
     assert ids(**file, eos_id=2) == (2, 2)
     assert ids(**file, eos_id=2, pad_id=1) == (2, 1)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>", "pad_token": {"content": "a"}}')
+    assert ids(**folder) == (0, 2)
+    assert ids(**gpt2, eos_id=5, pad_id=5) == (5, 5)
+    with pytest.raises(InvalidInputError, match=r"pad_id: GPT2Tokenizer pads with EOS \(256\)"):
+        ids(**gpt2, pad_id=5)
+    found = load(resolve("preprocessed_text", given={**gpt2, "pad_id": 5}))
+    assert (found.eos_id, found.pad_id) == (50256, 5)
+
+
+def test_pieces_and_a_tokenizer_that_adds_a_bos(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "<s>": 1, "a": 2, "b": 3}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    given = {"tokenizer_type": "HuggingFaceTokenizer", "huggingface_tokenizer": str(tmp_path)}
+    pieces = {"split_text_to_tokenize": True, "chunk_len_to_split": 2}
+    with pytest.raises(InvalidInputError, match="remove_bos_in_chunks"):
+        load(resolve("LMData", given={**given, **pieces}))
+    apart = load(resolve("LMData", given={**given, **pieces, "remove_bos_in_chunks": "True"}))
+    for found in (load(resolve("LMData", given=given)), apart):
+        assert found.encode(["abbab", "", "b"]) == [[2, 3, 3, 2, 3, 0], [0], [3, 0]]
+
+
+def test_what_was_given_is_recorded_and_defaults_that_the_original_leaves_out_are_not() -> None:
+    plain = dump(resolve("LMData", given=REQUIRED))
+    given = dump(resolve("LMData", given={**REQUIRED, "files_per_record": 50_000, "jsonl_key": "text"}))
+    assert (given["processing"].pop("files_per_record"), given["dataset"].pop("jsonl_key")) == (50_000, "text")
+    assert given == plain

@@ -1,28 +1,26 @@
-"""`create-hdf5` with a byte tokenizer: every input kind, processes, remainders, resuming, and what is refused."""
+"""`create-hdf5` with a byte tokenizer: counts, text steps, remainders, resuming, and what is refused."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from tokenizers import pre_tokenizers
 
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError, NotFoundError, RegraftError
 from regraft.hdf5 import Dataset
 from regraft_dataprep.reference import create_hdf5 as module
 from regraft_dataprep.reference.create_hdf5 import Result, create_hdf5
-from regraft_dataprep.reference.documents import list_inputs, read_documents
-from regraft_dataprep.reference.options import resolve
+from regraft_dataprep.reference.documents import list_inputs
+from regraft_dataprep.reference.options import Mode, resolve
 from regraft_dataprep.reference.writer import RecordWriter
 
 EOS = 256
+IDS = {"eos_id": EOS, "pad_id": EOS}
 
 
 @pytest.fixture
@@ -48,12 +46,12 @@ def flags(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def run(flags: dict[str, Any], mode: str = "LMData", **changes: Any) -> Result:
+def run(flags: dict[str, Any], mode: Mode = "LMData", **changes: Any) -> Result:
     return create_hdf5(resolve(mode, given={**flags, **changes}))
 
 
 def gen_a(flags: dict[str, Any], **changes: Any) -> Result:
-    return run(flags, "preprocessed_text", eos_id=EOS, pad_id=EOS, **changes)
+    return run(flags, "preprocessed_text", **IDS, **changes)
 
 
 def files(flags: dict[str, Any]) -> list[str]:
@@ -75,7 +73,7 @@ def test_names_counts_and_statistics(flags: dict[str, Any]) -> None:
     assert after["processed_files"] == after["successful_files"] == 120
     assert (after["eos_id"], after["pad_id"], after["vocab_size"]) == (EOS, EOS, 257)
     assert result.params["h5_dataset_stats"]["loss_valid_tokens"] == int(found[:, 1].sum())
-    paths = list_inputs(input_dir=flags["input_dir"], metadata_files=None)
+    paths = list_inputs(input_dir=flags["input_dir"], metadata_files=None).paths
     texts = [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
     assert after["raw_chars_count"] == sum(map(len, texts))
     total = sum(len(text.encode()) + 1 for text in texts)
@@ -120,7 +118,7 @@ def die(block: object) -> None:
 def test_a_child_process_that_dies_is_an_error_with_a_remedy(
     flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_run_block", die)
+    monkeypatch.setattr(module, "run_block", die)
     with pytest.raises(module.ProcessDiedError, match=r"processes.*--resume_from_checkpoint"):
         run(flags, processes=2)
 
@@ -218,43 +216,77 @@ def test_ftfy_and_its_normalizer(flags: dict[str, Any], tmp_path: Path) -> None:
     assert found == {"C": 6 * 9 + 6, "N": 7 * 9 + 6, "off": 7 * 9 + 8}
 
 
+def test_wikitext_is_detokenised_after_ftfy(flags: dict[str, Any], tmp_path: Path) -> None:
+    path = Path(flags["input_dir"]) / "2.jsonl"
+    for old in path.parent.iterdir():
+        old.unlink()
+    path.write_text(json.dumps({"text": "a well @-@ known â€œ town , \u201d 1 @,@ 000"}) + "\n")
+    plain = len('a well-known "town," 1,000') + 1
+    for mode in ("LMData", "preprocessed_text"):
+        extra = {"pack_sequences": False} if mode == "LMData" else {"max_seq_length": plain, **IDS}
+        out = str(tmp_path / mode)
+        result = run(flags, mode, wikitext_detokenize="True", use_ftfy=True, output_dir=out, write_remainder=1, **extra)
+        assert int(rows(out)[:, 1].sum()) == plain - 1
+        dumped = result.params.get("dataset", result.params)
+        assert dumped["wikitext_detokenize"] is True
+
+
+def test_pieces_are_tokenised_apart(flags: dict[str, Any], tmp_path: Path) -> None:
+    pairs = {"ab": 257, "abc": 258}
+    vocab = json.loads(Path(flags["encoder_file"]).read_text())
+    Path(flags["encoder_file"]).write_text(json.dumps({**vocab, **pairs}))
+    Path(flags["vocab_file"]).write_text("#version: 0.2\na b\nab c\n")
+    for old in Path(flags["input_dir"]).iterdir():
+        old.unlink()
+    (Path(flags["input_dir"]) / "a.txt").write_text("abcab" * 9)
+    found = {}
+    for size in (None, 2, 3, 45):
+        change = {"split_text_to_tokenize": "True", "chunk_len_to_split": size} if size else {"chunk_len_to_split": 2}
+        out = str(tmp_path / f"out{size}")
+        result = run(flags, output_dir=out, pack_sequences=False, min_sequence_len=2, **change)
+        found[size] = result.params["h5_dataset_stats"]["loss_valid_tokens"]
+        assert result.params["processing"]["split_text_to_tokenize"] is (size is not None)
+    text = "abcab" * 9
+    by_piece = {size: [text[start : start + size] for start in range(0, 45, size)] for size in (2, 3, 45)}
+    expected = {
+        size: sum(len(piece.replace("abc", "x").replace("ab", "x")) for piece in pieces)
+        for size, pieces in by_piece.items()
+    }
+    assert found == {None: expected[45], **expected}
+    assert len(set(expected.values())) == 3
+
+
+def test_the_key_the_name_and_the_mask(flags: dict[str, Any]) -> None:
+    for old in Path(flags["input_dir"]).iterdir():
+        old.unlink()
+    (Path(flags["input_dir"]) / "a.jsonl").write_text('{"body": "abcdefg", "text": "x"}\n')
+    result = run(flags, jsonl_key="body", output_name="part", inverted_mask="True", pack_sequences="False")
+    assert files(flags) == ["part_0_0.h5"]
+    assert rows(flags["output_dir"])[0, 1].tolist() == [0] * 7 + [1] * 9
+    assert (
+        result.params["dataset"] | {"jsonl_key": "body", "inverted_mask": True, "pack_sequences": False}
+        == (result.params["dataset"])
+    )
+
+
+def test_short_rests_of_documents_apart_are_discarded(flags: dict[str, Any]) -> None:
+    for old in Path(flags["input_dir"]).iterdir():
+        old.unlink()
+    texts = ["a" * size for size in (2, 4, 5, 16, 21)]
+    (Path(flags["input_dir"]) / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    counts = {}
+    for least in (None, 2, 10):
+        given = {} if least is None else {"min_sequence_len": least}
+        result = run(flags, pack_sequences=False, overwrite=True, **given)
+        counts[least] = (result.examples, result.params["post-process"]["discarded_files"])
+    assert counts == {None: (4, 2), 2: (6, 0), 10: (2, 3)}
+
+
 def test_half_a_surrogate_pair_is_refused_unless_ftfy_replaces_it(flags: dict[str, Any]) -> None:
     (Path(flags["input_dir"]) / "2.jsonl").write_text('{"text": "a \\ud800 b"}\n')
     with pytest.raises(InvalidDataError, match="surrogate"):
         run(flags, use_ftfy=False)
     assert run(flags, overwrite=True).params["post-process"]["processed_files"] == 81
-
-
-def test_documents_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = '{"text": "é"}\n\n{"text": ["a", "b"]}\n'
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.jsonl").write_text(records, encoding="utf-8")
-    for name in ("b.json.gz", "c.jsonl.gz"):
-        (tmp_path / name).write_bytes(gzip.compress(records.encode()))
-    (tmp_path / "d.txt").write_text("x\ny\n")
-    (tmp_path / "notes.md").touch()
-    found = list_inputs(input_dir=str(tmp_path), metadata_files=None)
-    texts = {path.name: list(read_documents(path, jsonl_key="text")) for path in found}
-    lines = ["é", "a\n\nb"]
-    assert texts == {"b.json.gz": lines, "c.jsonl.gz": lines, "d.txt": ["x\ny\n"], "a.jsonl": lines}
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(InvalidInputError, match="zstandard"):
-        list(read_documents(tmp_path / "e.jsonl.zst", jsonl_key="text"))
-
-
-def test_zst(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(zstandard.ZstdCompressor().compress(b'{"t": "x"}\n'))
-    assert list(read_documents(path, jsonl_key="t")) == ["x"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.jsonl", b"{"), ("a.jsonl", b"[1]\n"), ("a.txt", b"\xff"), ("a.json.gz", b"no gzip")]
-)
-def test_damaged_documents_name_their_file(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InvalidDataError, match=name):
-        list(read_documents(tmp_path / name, jsonl_key="text"))
 
 
 @pytest.mark.parametrize(
@@ -276,9 +308,3 @@ def test_what_cannot_be_done_says_what_and_why(
     with pytest.raises(kind, match=words):
         run({name: value for name, value in {**flags, **change}.items() if value is not None})
     assert files(flags) == []
-
-
-def test_files_that_only_the_original_reads_are_an_error(flags: dict[str, Any]) -> None:
-    (Path(flags["input_dir"]) / "x.parquet").touch()
-    with pytest.raises(InvalidInputError, match="Convert it"):
-        run(flags)

@@ -60,9 +60,9 @@ def test_the_lists_name_the_shards_and_the_next_step_finds_them(tmp_path: Path) 
     out.mkdir()
     split_file(lines_file(tmp_path, 95), out_dir=out, buffer_len=10, val_split_ratio=0.25)
     train, validation = (out / f"{name}_meta.txt" for name in ("train", "val"))
-    assert len(list_inputs(input_dir=None, metadata_files=str(train))) == 8
+    assert len(list_inputs(input_dir=None, metadata_files=str(train)).paths) == 8
     found = list_inputs(input_dir=None, metadata_files=f"{train}, {validation}")
-    assert [path.name for path in found] == [f"corpus.clean-{number}.txt" for number in range(10)]
+    assert [path.name for path in found.paths] == [f"corpus.clean-{number}.txt" for number in range(10)]
     bare = split_file(lines_file(tmp_path, 95), out_dir=tmp_path / "bare", buffer_len=10, reference=True)
     assert bare.train
     with pytest.raises(InvalidInputError, match="known extension"):

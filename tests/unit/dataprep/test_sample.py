@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from regraft.errors import InvalidInputError
+from regraft_dataprep.document import Document
 from regraft_dataprep.sample import RATES, write_trc2_sample
 from regraft_dataprep.sources.trc2 import Trc2Source
+
+
+def read(path: Path) -> list[Document]:
+    source = Trc2Source(path)
+    return [record for part in source.parts() for record in source.read(part) if isinstance(record, Document)]
 
 
 def test_the_seed_determines_every_byte(tmp_path: Path) -> None:
@@ -21,15 +27,16 @@ def test_the_seed_determines_every_byte(tmp_path: Path) -> None:
 def test_stories_are_chronological_documents_of_news_length(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "sample"
     write_trc2_sample(path, stories=400, seed=3)
-    scan = Trc2Source(path).scan()
-    assert scan.stories == 400
-    assert (scan.timestamps[1:] >= scan.timestamps[:-1]).all()
-    assert str(scan.timestamps[0])[:4] == "2008"
-    assert str(scan.timestamps[-1]) < "2009-03"
-    words = sorted(len(document.text.split()) for document in Trc2Source(path).documents() if document.text)
+    documents = read(path)
+    assert len(documents) == 400
+    moments = [document.timestamp for document in documents]
+    assert moments == sorted(moments, key=str)
+    assert str(moments[0])[:4] == "2008"
+    assert str(moments[-1]) < "2009-03"
+    words = sorted(len(document.text.split()) for document in documents if document.text)
     assert words[0] >= 45
     assert 60 <= words[len(words) // 2] <= 120
-    assert "(Reuters) - " in next(Trc2Source(path).documents()).text
+    assert "(Reuters) - " in documents[0].text
 
 
 def test_awkward_content_comes_at_the_stated_rates(tmp_path: Path) -> None:
@@ -45,7 +52,7 @@ def test_awkward_content_comes_at_the_stated_rates(tmp_path: Path) -> None:
     for kind, pattern in found.items():
         lines = sum(1 for _ in re.finditer(pattern, content))
         assert lines >= counts[kind]
-    assert counts["empty"] == int((~Trc2Source(path).scan().has_text).sum())
+    assert counts["empty"] == sum(not document.text for document in read(path))
     with pytest.raises(UnicodeDecodeError):
         content.decode()
 

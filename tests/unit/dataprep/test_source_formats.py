@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,16 +18,23 @@ import zstandard
 from corpus_formats import WRITERS, write, write_csv, write_hf, write_jsonl
 from regraft.errors import InvalidDataError
 from regraft.specs.dataset import ReadingSpec
+from regraft_dataprep.document import Document
 from regraft_dataprep.sources import open_source
-from regraft_dataprep.sources.base import Source
+from regraft_dataprep.sources.base import Inventory, Source
 
 
 def opened(name: str, uri: object, **reading: Any) -> Source:
     return open_source(name, uri=uri, reading=ReadingSpec.model_validate(reading))  # type: ignore[arg-type]
 
 
+def documents(source: Source) -> list[Document]:
+    found = [record for part in source.parts() for record in source.read(part)]
+    assert all(isinstance(record, Document) for record in found)
+    return found  # type: ignore[return-value]
+
+
 def texts(source: Source) -> list[str]:
-    return [document.text for document in source.documents()]
+    return [document.text for document in documents(source)]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -38,27 +45,19 @@ def test_fields_become_text_id_and_date(tmp_path: Path, name: str) -> None:
         {"head": "", "body": "\n ", "key": "c", "day": "2009-02-03T04:05:06Z"},
     ]
     source = opened(name, write(name, tmp_path, rows), text_key=["head", "body"], id_key="key", date_key="day")
-    scan = source.scan()
-    documents = list(source.documents())
-    assert [document.text for document in documents] == ["Oil\nOil rose.\nMuch.", "Only body, é", ""]
-    assert [document.id for document in documents] == ["b", "a", "c"]
-    times = ["2009-02-03T02:05:06", "2009-02-03T00:00:00", "2009-02-03T04:05:06"]
-    assert [document.metadata["timestamp"] for document in documents] == times
-    np.testing.assert_array_equal(scan.timestamps, np.array(times, dtype="datetime64[s]"))
-    assert scan.ids.tolist() == [b"b", b"a", b"c"]
-    assert scan.has_text.tolist() == [True, True, False]
+    assert documents(source) == [
+        Document("Oil\nOil rose.\nMuch.", "b", datetime(2009, 2, 3, 2, 5, 6)),
+        Document("Only body, é", "a", datetime(2009, 2, 3)),
+        Document("", "c", datetime(2009, 2, 3, 4, 5, 6)),
+    ]
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_undated_documents_are_numbered_and_their_ids_decide_nothing(tmp_path: Path, name: str) -> None:
-    path = write(name, tmp_path, [{"text": f"t{number}", "key": f"k{9 - number}"} for number in range(4)])
-    source = opened(name, path, text_key="text")
-    first = "data-00000-of-00002.arrow" if name == "huggingface" else path.name
-    assert next(source.documents()).id == f"{first}:1"
-    for one in (source, opened(name, path, text_key="text", id_key="key")):
-        scan = one.scan()
-        assert np.isnat(scan.timestamps).all()
-        assert set(scan.ids.tolist()) == {b""}
+def test_ids_and_dates_that_are_not_asked_for_are_not_there(tmp_path: Path, name: str) -> None:
+    path = write(
+        name, tmp_path, [{"text": " \n" if number == 2 else f"t{number}", "id": number} for number in range(4)]
+    )
+    assert documents(opened(name, path, text_key="text")) == [Document(text) for text in ("t0", "t1", "", "t3")]
 
 
 def test_json_lines_are_read_plain_and_packed(tmp_path: Path) -> None:
@@ -70,19 +69,14 @@ def test_json_lines_are_read_plain_and_packed(tmp_path: Path) -> None:
     (tmp_path / "5.json").write_bytes(b"[")
     source = opened("jsonl", str(tmp_path))
     assert texts(source) == ["é", "b"] * 4
-    assert [document.id for document in source.documents()][:3] == ["1.jsonl:1", "1.jsonl:2", "2.jsonl.gz:1"]
-    assert source.scan().stories == 8
 
 
 def test_csv_has_date_headline_and_story_by_default(tmp_path: Path) -> None:
     rows = [{"story": 'He said "no",\nthen left.', "date": "2008-01-02", "headline": "Héad", "other": "x"}]
     source = opened("csv", write_csv(tmp_path / "a.csv", rows))
-    (document,) = source.documents()
-    assert document.text == 'Héad\nHe said "no",\nthen left.'
-    assert document.metadata == {"timestamp": "2008-01-02T00:00:00"}
+    assert documents(source) == [Document('Héad\nHe said "no",\nthen left.', timestamp=datetime(2008, 1, 2))]
     (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfheadline,story\r\nH,S\r\n\r\n")
-    (undated,) = opened("csv", tmp_path / "b.csv").documents()
-    assert (undated.text, undated.metadata) == ("H\nS", {})
+    assert documents(opened("csv", tmp_path / "b.csv")) == [Document("H\nS")]
 
 
 def test_csv_fields_may_be_long(tmp_path: Path) -> None:
@@ -94,10 +88,7 @@ def test_text_is_a_document_per_file_or_per_paragraph(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\n\none\nmore\n \t\n\r\ntwo\r\nmore\r\n\n\n")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("drei é".encode()))
     assert texts(opened("text", tmp_path)) == ["one\nmore\n \t\n\r\ntwo\r\nmore", "drei é"]
-    paragraphs = opened("text", tmp_path, documents="paragraph")
-    assert texts(paragraphs) == ["one\nmore", "two\r\nmore", "drei é"]
-    assert [document.id for document in paragraphs.documents()] == ["a.txt:1", "a.txt:2", "b.txt.gz:1"]
-    assert paragraphs.scan().stories == 3
+    assert texts(opened("text", tmp_path, documents="paragraph")) == ["one\nmore", "two\r\nmore", "drei é"]
 
 
 @pytest.mark.parametrize(
@@ -111,16 +102,17 @@ def test_text_is_a_document_per_file_or_per_paragraph(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["parquet", "huggingface"])
 def test_columns_of_times_need_no_text(tmp_path: Path, name: str, value: object, expected: str) -> None:
     path = write(name, tmp_path, [{"text": "a", "when": value, "n": 7}])
-    (document,) = opened(name, path, date_key="when", id_key="n").documents()
-    assert (document.metadata["timestamp"], document.id) == (expected, "7")
+    (document,) = documents(opened(name, path, date_key="when", id_key="n"))
+    assert document == Document("a", "7", datetime.fromisoformat(expected))
 
 
 def test_nanoseconds_zones_and_dictionaries_of_parquet_are_read(tmp_path: Path) -> None:
     stamp = pa.array([1_199_243_045_000_000_001], pa.timestamp("ns", tz="Europe/Berlin"))
     table = pa.table({"text": pa.array(["a"]).dictionary_encode(), "when": stamp})
     pq.write_table(table, tmp_path / "a.parquet")
-    (document,) = opened("parquet", tmp_path, date_key="when").documents()
-    assert (document.text, document.metadata["timestamp"]) == ("a", "2008-01-02T03:04:05")
+    assert documents(opened("parquet", tmp_path, date_key="when")) == [
+        Document("a", timestamp=datetime(2008, 1, 2, 3, 4, 5))
+    ]
 
 
 def test_a_saved_dataset_is_what_its_state_names(tmp_path: Path) -> None:
@@ -128,7 +120,7 @@ def test_a_saved_dataset_is_what_its_state_names(tmp_path: Path) -> None:
     shutil.copy(folder / "data-00000-of-00003.arrow", folder / "cache-0123.arrow")
     source = opened("huggingface", folder)
     assert texts(source) == [f"t{number}" for number in range(9)]
-    assert source.scan().bytes == sum(path.stat().st_size for path in folder.glob("data-*.arrow"))
+    assert source.inventory().bytes == sum(path.stat().st_size for path in folder.glob("data-*.arrow"))
     (folder / "data-00001-of-00003.arrow").unlink()
     with pytest.raises(InvalidDataError, match="files that are not there: data-00001-of-00003"):
         opened("huggingface", folder)
@@ -140,7 +132,6 @@ def test_the_splits_of_a_dataset_dict_follow_one_another_in_its_order(tmp_path: 
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test", "extra"]}))
     source = opened("huggingface", tmp_path)
     assert texts(source) == ["train", "test", "extra"]
-    assert next(source.documents()).id == "train/data-00000-of-00001.arrow:1"
     assert texts(opened("huggingface", [tmp_path / "test", tmp_path / "train"])) == ["test", "train"]
     shutil.rmtree(tmp_path / "test")
     with pytest.raises(InvalidDataError, match="splits that are not there: test"):
@@ -160,7 +151,7 @@ def test_a_broken_state_is_named(tmp_path: Path, content: str) -> None:
 def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
     path = write(name, tmp_path, [{"body": "a", "day": "2008-01-01"}])
     with pytest.raises(InvalidDataError, match=r"column 'x', 'y'; it has 'body', 'day'") as caught:
-        opened(name, path, text_key="x", id_key="y").scan()
+        texts(opened(name, path, text_key="x", id_key="y"))
     assert (caught.value.field, caught.value.reason) == ("dataset.uri", "corpus_malformed")
     assert str(path) in str(caught.value.value)
 
@@ -172,7 +163,7 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, damage: Any) -> None:
     file = path / "data-00001-of-00002.arrow" if path.is_dir() else path
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InvalidDataError, match="broken, cut off or of another format") as caught:
-        opened(name, path).scan()
+        texts(opened(name, path))
     assert caught.value.value == str(file)
 
 
@@ -182,27 +173,34 @@ def test_several_trc2_files_packed_or_not_are_one_corpus(tmp_path: Path, corpus:
     (tmp_path / "2.trc2.gz").write_bytes(gzip.compress(b"</DOC>\n".join(stories[100:]) + b"stray\n"))
     (tmp_path / "3.v2").write_bytes(b"")
     source = opened("trc2", tmp_path)
-    assert list(source.documents()) == list(opened("trc2", corpus).documents())
-    assert (source.scan().stories, source.scan().stray_lines) == (200, 1)
+    assert documents(source) == documents(opened("trc2", corpus))
+    assert source.stray_lines == 1
     (tmp_path / "3.v2").write_bytes(b"<DOC>\n<DOCNO>X</DOCNO>\n</DOC>\n")
     with pytest.raises(InvalidDataError, match="line 1 has no date") as caught:
-        source.scan()
+        documents(source)
     assert caught.value.value == str(tmp_path / "3.v2")
 
 
 def test_the_digest_follows_bytes_and_order_and_not_names(tmp_path: Path) -> None:
     one, two, same = (write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name[0]}]) for name in ("a", "b", "ab"))
-    digests = [opened("jsonl", uris).scan().sha256 for uris in ([one, two], [same, two], [two, one], one, same)]
+    digests = [opened("jsonl", uris).inventory().sha256 for uris in ([one, two], [same, two], [two, one], one, same)]
     assert digests[0] == digests[1] != digests[2]
     assert digests[3] == digests[4]
     assert len(set(digests)) == 3
 
 
-def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(" \n")
+def test_the_digest_of_several_files_is_that_of_their_digests(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{number}.jsonl", [{"text": "a" * number}]) for number in range(20)]
+    each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    size = sum(path.stat().st_size for path in paths)
+    whole = hashlib.sha256("\n".join(each).encode()).hexdigest()
+    assert opened("jsonl", paths).inventory() == Inventory(whole, size, 20)
+    assert opened("jsonl", paths[3]).inventory().sha256 == each[3]
+
+
+def test_a_saved_dataset_without_files_is_refused(tmp_path: Path) -> None:
     folder = write_hf(tmp_path / "ds", [{"text": "a"}])
     (folder / "state.json").write_text("{}")
-    for name, path in (("text", tmp_path), ("huggingface", folder)):
-        with pytest.raises(InvalidDataError, match="no document") as caught:
-            opened(name, path).scan()
-        assert caught.value.reason == "corpus_empty"
+    with pytest.raises(InvalidDataError, match="no document") as caught:
+        opened("huggingface", folder)
+    assert caught.value.reason == "corpus_empty"

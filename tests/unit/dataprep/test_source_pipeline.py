@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from regraft.specs.dataset import DatasetSpec
 from regraft.storage import local_path
 from regraft_dataprep import cli
 from regraft_dataprep.pipeline import content_address, prepare
+from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import load_tokenizer
 from unit.dataprep.test_pipeline import stream, task
 
@@ -88,20 +90,90 @@ def test_several_addresses_are_one_corpus(stories: Rows, tokenizer_dir: Path, tm
     assert result.address != expected.address
 
 
-def test_the_address_follows_how_records_are_read_and_not_how_many_may_be_bad() -> None:
-    def address(**reading: Any) -> str:
-        spec = DatasetSpec.model_validate({"uri": "u", "source": "jsonl", "reading": reading})
-        return content_address(spec, source_sha256="s", tokenizer_digest="t")
+def address(*, sha: str = "s", tokenizer: str = "t", **changes: Any) -> str:
+    spec = DatasetSpec.model_validate({"uri": "u", **changes})
+    return content_address(spec, source_sha256=sha, tokenizer_digest=tokenizer)
 
-    assert address() == address(max_bad_records=9) == address(documents="file")
-    assert address(text_key="a") == address(text_key=["a"])
+
+def test_the_address_follows_what_changes_the_bytes() -> None:
     different = [
         address(),
-        address(text_key="a"),
-        address(text_key=["a", "b"]),
-        address(id_key="a"),
-        address(date_key="a"),
-        address(documents="paragraph"),
+        address(sha="other"),
+        address(tokenizer="other"),
+        address(source="other"),
+        address(max_sequence_length=511),
+        address(examples_per_file=49_999),
+        address(validation={"fraction": 0.2}),
+        address(validation={"order": "hashed"}),
+        address(validation={"uri": "held out"}),
+        address(validation={"near_duplicates": None}),
+        address(validation={"near_duplicates": 0.9}),
+        address(packing={"pack_sequences": False}),
+        address(packing={"remainder": "drop"}),
+        address(packing={"short_seq_prob": 0.1}),
+        address(packing={"short_seq_prob": 0.1, "seed": 1}),
+        address(packing={"document_boundaries": True}),
+        address(cleaning=()),
+        address(cleaning=["drop_empty", "fix_text", "drop_duplicates"]),
+        address(cleaning=[{"length": {"min_characters": 5}}]),
+        address(cleaning=[{"length": {"min_characters": 6}}]),
+    ]
+    assert len(set(different)) == len(different)
+    assert all(len(name) == 32 for name in different)
+
+
+def test_the_address_follows_nothing_else() -> None:
+    same = [
+        address(),
+        address(uri="elsewhere"),
+        address(max_sequence_length=512),
+        address(tokenizer="t"),
+        address(reading={"max_bad_records": 3}),
+        address(require={"min_train_tokens": 10, "languages": ["en"]}),
+    ]
+    assert len(set(same)) == 1
+    held_out = [address(validation={"uri": uri}) for uri in ("here", "there", ["here", "there"])]
+    assert len(set(held_out)) == 1
+
+
+def test_the_address_follows_the_tokenizer_and_what_it_makes_of_special_tokens(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer_dir, other)
+    same = prepare(task(corpus, other, tmp_path / "out")).address
+    (other / "tokenizer_config.json").write_text(json.dumps({"eos_token": "!"}))
+    addresses = [
+        prepare(task(corpus, tokenizer_dir, tmp_path / "out")).address,
+        prepare(task(corpus, tokenizer_dir, tmp_path / "out", special_tokens="recognised")).address,
+        prepare(task(corpus, other, tmp_path / "out")).address,
+    ]
+    (other / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    (other / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes() + b" ")
+    addresses.append(prepare(task(corpus, other, tmp_path / "out")).address)
+    assert same == addresses[0]
+    assert len(set(addresses)) == 4
+
+
+def test_the_address_does_not_follow_what_the_run_may_use(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    first = prepare(task(corpus, tokenizer_dir, tmp_path / "a"))
+    spec = task(corpus, tokenizer_dir, tmp_path / "b", vocab_size=9999)
+    assert prepare(spec, resources=Resources(processes=1, part_bytes=20_000)).address == first.address
+
+
+def test_the_address_follows_how_records_are_read_and_not_how_many_may_be_bad() -> None:
+    def of(**reading: Any) -> str:
+        return address(source="jsonl", reading=reading)
+
+    assert of() == of(max_bad_records=9) == of(documents="file")
+    assert of(text_key="a") == of(text_key=["a"])
+    different = [
+        of(),
+        of(text_key="a"),
+        of(text_key=["a", "b"]),
+        of(id_key="a"),
+        of(date_key="a"),
+        of(documents="paragraph"),
     ]
     assert len(set(different)) == 6
 

@@ -1,6 +1,8 @@
-"""The chronological split."""
+"""Which documents are held out: the latest, or those that a hash chooses."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 import pytest
@@ -8,26 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regraft.errors import InvalidDataError
-from regraft_dataprep.split import chronological_split
+from regraft_dataprep.split import chronological_split, hashed_split
 
 
-def split(days: list[int], *, ids: list[bytes] | None = None, fraction: float) -> list[bool]:
-    timestamps = np.datetime64("2008-01-01T00:00:00", "s") + np.array(days) * np.timedelta64(86_400, "s")
-    names = np.array(ids if ids is not None else [b"same"] * len(days))
-    return chronological_split(timestamps, ids=names, fraction=fraction).tolist()
+def split(days: list[int], *, fraction: float) -> list[bool]:
+    timestamps = np.datetime64("2008-01-01T00:00:00", "s") + np.array(days, dtype=int) * np.timedelta64(86_400, "s")
+    return chronological_split(timestamps, fraction=fraction).tolist()
 
 
 def test_the_latest_documents_are_held_out_wherever_they_stand() -> None:
     assert split([9, 1, 8, 2, 3, 4, 5, 6, 7, 0], fraction=0.2) == [True, False, True] + [False] * 7
 
 
-def test_ids_do_not_outweigh_times() -> None:
-    assert split([3, 2, 1], ids=[b"a", b"b", b"c"], fraction=0.34) == [True, False, False]
-
-
-def test_equal_times_are_ordered_by_id_then_by_position() -> None:
-    assert split([1, 1, 1], ids=[b"b", b"c", b"a"], fraction=0.34) == [False, True, False]
+def test_of_equal_times_the_last_in_the_corpus_are_held_out() -> None:
     assert split([1, 1, 1], fraction=0.34) == [False, False, True]
+    assert split([1, 2, 1, 2, 2], fraction=0.4) == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize(("fraction", "held_out"), [(0.0001, 1), (0.25, 1), (0.5, 2), (0.9999, 3)])
@@ -39,6 +36,8 @@ def test_each_side_gets_one_document_at_least(fraction: float, held_out: int) ->
 def test_too_few_documents_are_refused(days: list[int]) -> None:
     with pytest.raises(InvalidDataError, match="two documents"):
         split(days, fraction=0.1)
+    with pytest.raises(InvalidDataError, match="two documents"):
+        hashed_split(np.array(days, dtype=np.uint64), fraction=0.1)
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.floats(0.01, 0.99))
@@ -48,3 +47,30 @@ def test_nothing_that_is_trained_on_is_later_than_what_is_held_out(days: list[in
     held_out = [day for day, later in zip(days, mask, strict=True) if later]
     assert max(trained) <= min(held_out)
     assert abs(len(held_out) - fraction * len(days)) <= 1
+
+
+def keys(count: int) -> np.ndarray:
+    digests = [hashlib.sha256(str(number).encode()).digest()[:8] for number in range(count)]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.9])
+def test_about_the_asked_share_of_hashes_is_held_out(fraction: float) -> None:
+    found = float(hashed_split(keys(20_000), fraction=fraction).mean())
+    assert abs(found - fraction) < 5 * np.sqrt(fraction * (1 - fraction) / 20_000)
+
+
+def test_a_document_stays_on_its_side_whatever_comes_or_goes() -> None:
+    every = keys(5000)
+    sides = hashed_split(every, fraction=0.1)
+    np.testing.assert_array_equal(hashed_split(every[:500], fraction=0.1), sides[:500])
+    np.testing.assert_array_equal(hashed_split(every[::-7], fraction=0.1), sides[::-7])
+    assert (sides <= hashed_split(every, fraction=0.2)).all()
+
+
+@pytest.mark.parametrize(("fraction", "chosen"), [(1e-9, keys(50)), (1 - 1e-16, keys(50))])
+def test_a_side_without_documents_is_refused(fraction: float, chosen: np.ndarray) -> None:
+    with pytest.raises(InvalidDataError, match="all 50 documents fall on one side") as caught:
+        hashed_split(chosen, fraction=fraction)
+    assert caught.value.field == "dataset.validation"
+    assert caught.value.reason == "empty_split"

@@ -1,36 +1,16 @@
-"""Loading tokenizers and encoding text, by `tokenizers` and by what is faster."""
+"""Loading tokenizers and encoding text."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer
 
 from regraft.errors import InvalidInputError
-from regraft.ports import NullProgress
-from regraft.specs.dataset import DatasetSpec
-from regraft.specs.stages import PrepareTask
-from regraft.storage import local_path, read_manifest
-from regraft_dataprep import encoders
-from regraft_dataprep.document import Document
-from regraft_dataprep.encoders import (
-    AWKWARD,
-    DatasetEncoder,
-    DifferentIdsError,
-    GigatokenEncoder,
-    Ids,
-    ReferenceEncoder,
-    open_encoder,
-)
-from regraft_dataprep.pipeline import prepare
+from regraft_dataprep.encoders import GigatokenEncoder
 from regraft_dataprep.tokenize import load_tokenizer
 
 
@@ -66,6 +46,20 @@ def test_the_end_of_text_token_in_a_story_is_ordinary_text(folder: Path, special
     (ids,) = encoder.encode(["a<|endoftext|>b"])
     assert encoder.eos_id not in ids
     assert encoder.tokenizer.decode(ids) == "a<|endoftext|>b"
+
+
+def test_special_tokens_are_recognised_where_that_is_asked_for(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken("<pad>", special=True), AddedToken("    ", special=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = "a<|endoftext|><pad>    b"
+    as_text, recognised = load_tokenizer(str(folder)), load_tokenizer(str(folder), special_tokens="recognised")
+    assert [token in as_text.encode([text])[0] for token in (0, 512, 513)] == [False, False, True]
+    assert [token in recognised.encode([text])[0] for token in (0, 512, 513)] == [True, True, True]
+    assert as_text.digest != recognised.digest
+    for encoder in (as_text, recognised):
+        (found,) = GigatokenEncoder(encoder.tokenizer).encode([text.encode()]).rows()
+        assert found.tolist() == encoder.encode([text])[0]
 
 
 def test_added_tokens_that_are_not_special_stay_vocabulary(folder: Path) -> None:
@@ -171,172 +165,3 @@ def test_the_digest_follows_the_files_and_the_end_of_text_id_only(folder: Path) 
         folder, pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     )
     assert len({before, other_eos, load_tokenizer(str(folder)).digest}) == 3
-
-
-PIECES = st.one_of(
-    st.text(),
-    st.text(st.characters(categories=["L", "M", "N", "Z"])),
-    st.text("ab '\n\r\t\0\u0301\U0001f600"),
-    st.sampled_from([*AWKWARD, "<|endoftext|>", "<|", "|>", "'re", "    ", "Oil rose 3 percent in London."]),
-)
-
-
-@pytest.fixture(scope="module")
-def pair(tokenizer_dir: Path) -> tuple[GigatokenEncoder, ReferenceEncoder]:
-    encoder = load_tokenizer(str(tokenizer_dir))
-    return GigatokenEncoder(encoder.tokenizer), ReferenceEncoder(encoder)
-
-
-@given(texts=st.lists(st.lists(PIECES, max_size=6).map("".join), max_size=6))
-@settings(deadline=None, max_examples=300)
-def test_the_fast_ids_are_those_of_tokenizers(
-    pair: tuple[GigatokenEncoder, ReferenceEncoder], texts: list[str]
-) -> None:
-    fast, reference = (encoder.encode(texts) for encoder in pair)
-    assert [ids.dtype for ids in fast] == [np.dtype(np.int32)] * len(texts)
-    assert [ids.tolist() for ids in fast] == [ids.tolist() for ids in reference]
-
-
-@pytest.mark.parametrize("special", [True, False])
-def test_special_tokens_in_text_are_text_to_the_fast_encoder_and_others_are_not(folder: Path, special: bool) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_tokens([AddedToken("    ", special=False), AddedToken("<pad>", special=special)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    encoder = load_tokenizer(str(folder))
-    (ids,) = GigatokenEncoder(encoder.tokenizer).encode(["a    b<|endoftext|><pad> x"])
-    assert ids.tolist() == encoder.encode(["a    b<|endoftext|><pad> x"])[0]
-    assert (512 in ids, 513 in ids, encoder.eos_id in ids) == (True, not special, False)
-
-
-def test_the_pair_of_files_is_fast_too(folder: Path, recorder: Any) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    (folder / "tokenizer.json").unlink()
-    tokenizer.model.save(str(folder))
-    assert open_encoder(load_tokenizer(str(folder)), recorder).name == "gigatoken"
-    assert recorder.events == [("info", "text is encoded by gigatoken")]
-
-
-def words(tokenizer: Tokenizer) -> Tokenizer:
-    other = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "a": 1}, unk_token="<|endoftext|>"))
-    other.pre_tokenizer = pre_tokenizers.Whitespace()
-    return other
-
-
-def lower(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.normalizer = normalizers.Lowercase()
-    return tokenizer
-
-
-@pytest.mark.parametrize("change", [words, lower])
-def test_a_tokenizer_that_gigatoken_does_not_know_is_no_fault(
-    folder: Path, recorder: Any, change: Callable[[Tokenizer], Tokenizer]
-) -> None:
-    path = folder / "tokenizer.json"
-    change(Tokenizer.from_file(str(path))).save(str(path))
-    encoder = load_tokenizer(str(folder))
-    chosen = open_encoder(encoder, recorder)
-    assert recorder.events == [("info", "text is encoded by tokenizers")]
-    assert [ids.tolist() for ids in chosen.encode(documents("A b", ""))] == encoder.encode(["A b", ""])
-
-
-def documents(*texts: str) -> list[Document]:
-    return [Document(text, f"id-{number}") for number, text in enumerate(texts)]
-
-
-class Planted(GigatokenEncoder):
-    """Gigatoken with the last id of some texts one too high, or missing."""
-
-    where: Callable[[str], bool] = staticmethod(lambda text: False)
-    missing = False
-
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        right = super().encode(texts)
-        return [self._spoilt(ids) if self.where(text) else ids for text, ids in zip(texts, right, strict=True)]
-
-    def _spoilt(self, ids: Ids) -> Ids:
-        return ids[:-1] if self.missing else np.concatenate([ids[:-1], (ids[-1:] + 1) % 512])
-
-
-@pytest.mark.parametrize(("missing", "position"), [(False, 3), (True, 3)])
-@pytest.mark.parametrize(
-    ("number", "noticed"), [(0, True), (63, True), (64, False), (996, False), (997, True), (998, False), (1994, True)]
-)
-def test_a_wrong_id_in_a_sampled_document_is_noticed(
-    tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int, noticed: bool, missing: bool, position: int
-) -> None:
-    monkeypatch.setattr(Planted, "missing", missing)
-    monkeypatch.setattr(Planted, "where", staticmethod(lambda text: text == "!!!!"))
-    encoder = load_tokenizer(str(tokenizer_dir))
-    checked = DatasetEncoder(Planted(encoder.tokenizer), ReferenceEncoder(encoder))
-    assert len(encoder.encode(["!!!!"])[0]) == 4
-    every = documents(*("!!!!" if place == number else "Oil rose." for place in range(2000)))
-    found = None
-    try:
-        for start in range(0, len(every), 300):
-            checked.encode(every[start : start + 300])
-    except DifferentIdsError as error:
-        found = error
-    assert (found is not None) == noticed
-    if found:
-        assert f"document id-{number} (number {number + 1})" in str(found)
-        assert found.position == position
-
-
-def test_of_a_sampled_book_the_beginning_is_compared(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_MAX_CHARACTERS", 10)
-    compared: list[str] = []
-    monkeypatch.setattr(
-        ReferenceEncoder, "encode", lambda self, texts: compared.extend(texts) or self._encoder.encode(texts)
-    )
-    encoder = load_tokenizer(str(tokenizer_dir))
-    chosen = DatasetEncoder(GigatokenEncoder(encoder.tokenizer), ReferenceEncoder(encoder))
-    text = "Oil rose 3 percent in London."
-    assert [ids.tolist() for ids in chosen.encode(documents(text, "x"))] == encoder.encode([text, "x"])
-    assert compared == ["Oil rose 3", "x"]
-
-
-def task(corpus: Path, tokenizer: Path, out: Path) -> PrepareTask:
-    spec = DatasetSpec.model_validate({"uri": str(corpus), "max_sequence_length": 32, "validation": {"fraction": 0.1}})
-    return PrepareTask(dataset=spec, tokenizer_uri=str(tokenizer), vocab_size=512, output_uri=str(out))
-
-
-@pytest.mark.parametrize("limits", [(0, 150), (64, 997)])
-def test_a_wrong_fast_encoder_costs_time_and_not_the_dataset(
-    corpus: Path,
-    tokenizer_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    make_recorder: Any,
-    limits: tuple[int, int],
-) -> None:
-    right = prepare(task(corpus, tokenizer_dir, tmp_path / "right"))
-    monkeypatch.setattr(encoders, "FIRST_DOCUMENTS", limits[0])
-    monkeypatch.setattr(encoders, "EVERY", limits[1])
-    monkeypatch.setattr("regraft_dataprep.pipeline._BATCH_DOCUMENTS", 17)  # so that wrong ids are on the disk already
-    monkeypatch.setattr(Planted, "where", staticmethod(lambda text: text and text not in AWKWARD and len(text) > 200))
-    monkeypatch.setattr(encoders, "GigatokenEncoder", Planted)
-    monkeypatch.setattr(encoders, "_awkward_texts", lambda tokenizer: ["short"])
-    recorder = make_recorder()
-    result = prepare(task(corpus, tokenizer_dir, tmp_path / "wrong"), recorder)
-    manifests = [read_manifest(local_path(found.uri)) for found in (right, result)]
-    assert manifests[0] and manifests[1]
-    assert manifests[0].files == manifests[1].files
-    assert result.address == right.address
-    (warning,) = [message for level, message in recorder.events if level == "warn"]
-    assert "gigatoken and tokenizers differ on document TRC2-" in warning
-    assert "from its start, by tokenizers alone" in warning
-    assert ("info", "text is encoded by gigatoken") in recorder.events
-    assert [path.name for path in (tmp_path / "wrong").iterdir()] == [result.address]
-
-
-def test_a_fast_encoder_that_stumbles_over_an_awkward_text_is_not_used(
-    tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
-) -> None:
-    monkeypatch.setattr(Planted, "where", staticmethod(lambda text: "<|endoftext|>" in text))
-    monkeypatch.setattr(encoders, "GigatokenEncoder", Planted)
-    chosen = open_encoder(load_tokenizer(str(tokenizer_dir)), recorder)
-    assert chosen.name == "tokenizers"
-    ((level, message), _) = recorder.events
-    assert level == "warn"
-    assert "'a<|endoftext|>b" in message
-    assert open_encoder(load_tokenizer(str(tokenizer_dir)), NullProgress()).name == "tokenizers"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regraft.errors import InvalidDataError
-from regraft_dataprep.sources import _columns, trc2
+from regraft_dataprep.clean import clean_story
+from regraft_dataprep.document import Document
+from regraft_dataprep.sources import _story, trc2
 
 
 def story(
@@ -25,56 +29,95 @@ def source(tmp_path: Path, content: str | bytes) -> trc2.Trc2Source:
     return trc2.Trc2Source(path)
 
 
-def test_a_scan_knows_bytes_times_ids_and_which_stories_have_text(tmp_path: Path) -> None:
-    content = story(0) + story(1, "2008-08-09 00:00:01 ") + story(2, "no stamp here")
-    scan = source(tmp_path, content).scan()
-    assert scan.sha256 == hashlib.sha256(content.encode()).hexdigest()
-    assert (scan.bytes, scan.stories, scan.stray_lines) == (len(content), 3, 0)
-    assert scan.ids.tolist() == [f"TRC2-2008-08-10-000{number}".encode() for number in range(3)]
-    times = ["2008-08-10T14:07:45", "2008-08-09T00:00:01", "2008-08-10T00:00:00"]  # the last one from its id
-    np.testing.assert_array_equal(scan.timestamps, np.array(times, dtype="datetime64[s]"))
-    assert scan.has_text.tolist() == [True, False, True]
+def read(source: trc2.Trc2Source, part_bytes: int = 2**25) -> list[Document]:
+    return [document for part in source.parts(part_bytes=part_bytes) for document in source.read(part)]
 
 
 def test_one_document_per_story_in_file_order_empty_ones_too(tmp_path: Path) -> None:
-    documents = list(source(tmp_path, story(5) + story(4, "2008-08-09 00:00:01 ")).documents())
-    assert [document.id for document in documents] == ["TRC2-2008-08-10-0005", "TRC2-2008-08-10-0004"]
-    assert [document.text for document in documents] == ["OIL RISES\n\nLONDON - Oil rose.", ""]
-    assert documents[0].metadata == {"timestamp": "2008-08-10T14:07:45"}
+    content = story(2) + story(1, "2008-08-09 00:00:01 ") + story(0, "no stamp here")  # its date is in its id
+    assert read(source(tmp_path, content)) == [
+        Document("OIL RISES\n\nLONDON - Oil rose.", "TRC2-2008-08-10-0002", datetime(2008, 8, 10, 14, 7, 45)),
+        Document("", "TRC2-2008-08-10-0001", datetime(2008, 8, 9, 0, 0, 1)),
+        Document("no stamp here", "TRC2-2008-08-10-0000", datetime(2008, 8, 10)),
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 def test_the_size_of_the_blocks_read_makes_no_difference(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    reader = trc2.Trc2Source(corpus)
-    whole, documents = reader.scan(), list(reader.documents())
+    stories = 20 if size == 1 else 200
+    expected = read(trc2.Trc2Source(corpus))[:stories]
     small = corpus.parent / f"head-{size}"
-    head = documents[:20] if size == 1 else documents
-    content = corpus.read_bytes()
-    small.write_bytes(b"</DOC>\n".join(content.split(b"</DOC>\n")[: len(head)]) + b"</DOC>\n")
+    small.write_bytes(b"</DOC>\n".join(corpus.read_bytes().split(b"</DOC>\n")[:stories]) + b"</DOC>\n")
     monkeypatch.setattr(trc2, "_BLOCK_BYTES", size)
-    monkeypatch.setattr(_columns, "_BLOCK", 3)
-    blocks = trc2.Trc2Source(small)
-    assert list(blocks.documents()) == head
-    np.testing.assert_array_equal(blocks.scan().timestamps, whole.timestamps[: len(head)])
-    np.testing.assert_array_equal(blocks.scan().has_text, [bool(document.text) for document in head])
+    monkeypatch.setattr(trc2, "_AHEAD_BYTES", size)
+    assert read(trc2.Trc2Source(small)) == read(trc2.Trc2Source(small), 5000) == expected
+
+
+_TAGS = ["<DOCNO>TRC2-1</DOCNO>", "<BLOGS08DAY>1</BLOGS08DAY>", " <DOCNO>", "<CONTENT>", "</CONTENT>", "<A></B></A>"]
+_PLAIN = ["2008-08-10 14:07:45 Head", "2008", "", " ", "\t", "\r", "\t7 up ", "plain ", "Z", "é", "\x0b", "\x1c"]
+_MARKED = [
+    "[cut] 7",
+    "a] [b",
+    "(Click on the Zoo)",
+    "TRC2-7 TRC2-8",
+    "-: <IBM.N> <IBM>",
+    "\udce9\udcff",
+    " \udce2\udc82",
+]
+_LINES = st.lists(st.sampled_from([*_TAGS, *_PLAIN, *_MARKED]), max_size=8)
+
+
+@settings(deadline=None, max_examples=500)
+@given(_LINES)
+def test_a_story_is_cleaned_as_its_lines_are(lines: list[str]) -> None:
+    """The documented cleaning, line by line, is the reference."""
+    body = "".join("\n" + line for line in lines).encode("utf-8", "surrogateescape")
+    assert _story.text_of(body) == clean_story(body.split(b"\n"))
+
+
+def test_the_comparison_with_the_reference_notices_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_story, "_STAMPS", re.compile(rb"\n[-0-9 ]+"))
+    body = b"\n14:07 Head"
+    assert _story.text_of(body) != clean_story(body.split(b"\n"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("\n<CONTENT>", " \n<CONTENT>"),
+        ("<DOCNO>", "<DOCNO>\n"),
+        ("<BLOGS08DAY>295</BLOGS08DAY>\n", ""),
+        ("<CONTENT>\n", "<CONTENT> "),
+        ("</CONTENT>", "</CONTENT> "),
+        ("\n", "\r\n"),
+        ("<DOC>", "stray\n<DOC>"),
+    ],
+)
+def test_tags_elsewhere_make_the_same_document(tmp_path: Path, change: tuple[str, str]) -> None:
+    (ordinary,) = read(source(tmp_path, story()))
+    (unusual,) = read(source(tmp_path, story().replace(*change)))
+    assert unusual.text.replace("\r", "") == ordinary.text
+    assert (unusual.id, unusual.timestamp) == (ordinary.id, ordinary.timestamp)
 
 
 def test_windows_line_ends_and_a_missing_last_newline_are_read(tmp_path: Path) -> None:
     content = (story(0) + story(1)).replace("\n", "\r\n").rstrip()
-    assert source(tmp_path, content).scan().stories == 2
+    assert len(read(source(tmp_path, content))) == 2
 
 
 def test_text_outside_of_stories_is_counted(tmp_path: Path) -> None:
-    scan = source(tmp_path, f"prologue\n{story(0)}\nbetween\n\n{story(1)}after\n").scan()
-    assert (scan.stories, scan.stray_lines) == (2, 3)
+    for part_bytes in (1, 50, 10_000):
+        reader = source(tmp_path, f"prologue\n{story(0)}\nbetween\n\n{story(1)}after\n")
+        assert len(read(reader, part_bytes)) == 2
+        assert reader.stray_lines == 3
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("date,headline\n2008,Oil\n" * 10, "this is not a TRC2 file: no line <DOC>"),
+        ("date,headline\n2008,Oil\n" * 10, "this is not a TRC2 file: it has no line <DOC>"),
         ("a\n</DOC>\n", "the </DOC> at line 2 closes a story that was not opened"),
         (story(0) + "\n</DOC>\n", "the </DOC> at line 11 closes"),
         (story(0) + story(1)[:-8], "the <DOC> at line 10 is never closed"),
@@ -85,9 +128,9 @@ def test_text_outside_of_stories_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_broken_structure_is_refused_with_line_and_remedy(tmp_path: Path, content: str, said: str) -> None:
-    for read in (lambda s: s.scan(), lambda s: list(s.documents())):
+    for part_bytes in (1, 50, 10_000):
         with pytest.raises(InvalidDataError, match=said) as caught:
-            read(source(tmp_path, content))
+            read(source(tmp_path, content), part_bytes)
         assert (caught.value.field, caught.value.reason) == ("dataset.uri", "corpus_malformed")
         assert caught.value.remedy
 
@@ -95,16 +138,13 @@ def test_broken_structure_is_refused_with_line_and_remedy(tmp_path: Path, conten
 def test_a_story_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trc2, "_MAX_STORY_BYTES", 1000)
     monkeypatch.setattr(trc2, "_BLOCK_BYTES", 100)
-    cases = {"<DOC>\n": "line 1 is never closed", "": "not a TRC2 file", story(0): "without a story"}
+    cases = {"<DOC>\n": "line 1 is not closed within 1000", "": "not a TRC2 file", story(0): "9 there are 1000 bytes"}
     for start, said in cases.items():
-        with pytest.raises(InvalidDataError, match=said):
-            source(tmp_path, start + "word\n" * 1000).scan()
+        for part_bytes in (90, 10_000):
+            with pytest.raises(InvalidDataError, match=said):
+                read(source(tmp_path, start + "word\n" * 1000 + "</DOC>\n"), part_bytes)
 
 
-@pytest.mark.parametrize("content", ["", "\n \n", story(0, "2008-08-10 14:07:45 ")])
-def test_a_corpus_without_text_is_refused(tmp_path: Path, content: str) -> None:
-    with pytest.raises(InvalidDataError) as caught:
-        source(tmp_path, content).scan()
-    assert (caught.value.field, caught.value.reason) == ("dataset.uri", "corpus_empty")
-    assert str(tmp_path) in str(caught.value)
-    assert caught.value.remedy
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_of_nothing_has_no_documents(tmp_path: Path, content: str) -> None:
+    assert read(source(tmp_path, content)) == []

@@ -134,7 +134,7 @@ def test_everything_is_restored_bit_for_bit(inputs: Path, finished: Path) -> Non
         for moment in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(optimizer.state[parameter][moment], saved[f"{moment}/{name}"])
             assert saved[f"{moment}/{name}"].any()
-    assert (state.step, state.windows_read, optimizer.step_count) == (9, 36, 9)
+    assert (state.step, state.dataloader.samples_streamed, optimizer.step_count) == (9, 36, 9)
     assert state.training == task(inputs, finished).training
 
 

@@ -10,15 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft_worker.trainer.data import SampleOrder
+from regraft_worker.trainer.data import SampleOrder, samples_of
 
 SIZES = {"n": st.integers(1, 40), "batch_size": st.integers(1, 50), "seed": st.integers(0, 2**63 - 1)}
 
 
 def _stream(n: int, *, seed: int, batch_size: int, shuffle: bool, windows: int) -> list[int]:
-    order = SampleOrder(n, seed=seed, batch_size=batch_size, shuffle=shuffle)
+    order = SampleOrder(n, seed=seed, shuffle=shuffle)
     steps = -(-windows // batch_size)
-    return [int(i) for step in range(1, steps + 1) for i in order.batch(step)][:windows]
+    batches = (order.at(samples_of(step, batch_size=batch_size)) for step in range(1, steps + 1))
+    return [int(i) for batch in batches for i in batch][:windows]
 
 
 @given(**SIZES)
@@ -31,14 +32,15 @@ def test_each_epoch_visits_every_window_once(n: int, batch_size: int, seed: int)
 
 @given(**SIZES, step=st.integers(1, 200))
 def test_a_batch_depends_on_its_step_and_not_on_those_before(n: int, batch_size: int, seed: int, step: int) -> None:
-    walked = SampleOrder(n, seed=seed, batch_size=batch_size, shuffle=True)
+    walked = SampleOrder(n, seed=seed, shuffle=True)
     for earlier in range(1, step, 7):
-        walked.batch(earlier)
+        walked.at(samples_of(earlier, batch_size=batch_size))
+    samples = samples_of(step, batch_size=batch_size)
 
-    fresh = SampleOrder(n, seed=seed, batch_size=batch_size, shuffle=True)
+    fresh = SampleOrder(n, seed=seed, shuffle=True)
 
-    assert np.array_equal(walked.batch(step), fresh.batch(step))
-    assert len(fresh.batch(step)) == batch_size
+    assert np.array_equal(walked.at(samples), fresh.at(samples))
+    assert len(samples) == batch_size
 
 
 @given(n=SIZES["n"], seed=SIZES["seed"], sizes=st.tuples(st.integers(1, 50), st.integers(1, 50)))
@@ -61,14 +63,13 @@ def test_unshuffled_is_the_order_on_disk_again_and_again() -> None:
 
 
 def test_a_batch_larger_than_the_dataset_repeats_it() -> None:
-    batch = SampleOrder(3, seed=1, batch_size=7, shuffle=True).batch(1)
+    batch = SampleOrder(3, seed=1, shuffle=True).at(samples_of(1, batch_size=7))
 
     assert sorted(Counter(batch.tolist()).values()) == [2, 2, 3]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_seeds_give_different_orders(seed: int) -> None:
-    order = SampleOrder(50, seed=seed, batch_size=50, shuffle=True).batch(1)
-    other = SampleOrder(50, seed=seed + 10, batch_size=50, shuffle=True).batch(1)
+    order, other = (SampleOrder(50, seed=s, shuffle=True).at(np.arange(50)) for s in (seed, seed + 10))
 
     assert not np.array_equal(order, other)

@@ -1,9 +1,9 @@
 """`regraft prepare` and `regraft sample trc2`: data preparation from a command line, without any server.
 
 Plain functions with typer annotations; the `regraft` program finds them by entry point and renders their errors.
-Results go to stdout as JSON, progress to stderr. The trade-off: a run that is interrupted starts anew; jobs that must
-survive a machine are submitted to the API instead. What a command needs is imported when it runs, so that
-`regraft --help` stays fast.
+Results go to stdout as JSON, progress to stderr. A run that is interrupted, or killed, goes on where it was when it is
+asked for again. The trade-off: nobody but the caller does that; jobs that must survive a machine are submitted to the
+API instead. What a command needs is imported when it runs, so that `regraft --help` stays fast.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from pydantic import ValidationError
 
 from regraft.errors import InvalidInputError
@@ -22,44 +23,85 @@ from regraft.specs.stages import PrepareTask
 
 
 def prepare(
-    uri: Annotated[list[str], typer.Option(help="The corpus: file, folder, glob or fsspec URL. May be repeated.")],
-    tokenizer: Annotated[str, typer.Option(help="Tokenizer directory or tokenizer.json.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of datasets; the new one goes to <folder>/<address>.")],
-    source: Annotated[str, typer.Option(help="Reader of the corpus.")] = "trc2",
-    max_sequence_length: Annotated[int, typer.Option(help="Tokens in a training window.")] = 512,
-    validation_fraction: Annotated[float, typer.Option(help="Share of the documents, the latest, held out.")] = 0.1,
+    uri: Annotated[
+        list[str] | None, typer.Option(help="The corpus: file, folder, glob or fsspec URL. May be repeated.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer directory or tokenizer.json.")] = None,
+    options: Annotated[
+        Path | None, typer.Option(help="YAML file with any fields of a job's `dataset`; what is given here wins.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Reader of the corpus; default: trc2.")] = None,
+    max_sequence_length: Annotated[int | None, typer.Option(help="Tokens in a training window; default: 512.")] = None,
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Share of documents held out; default: 0.1.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="What is held out: 'chronological' (the latest; default) or 'hashed'.")
+    ] = None,
+    validation_uri: Annotated[
+        list[str] | None, typer.Option(help="Documents to hold out, instead of a share. May be repeated.")
+    ] = None,
+    near_duplicates: Annotated[
+        float | None, typer.Option(help="Likeness from which on a held-out document is trained on; default: 0.8.")
+    ] = None,
+    pack_sequences: Annotated[
+        bool | None, typer.Option(help="Documents follow one another in a window (default), or each has its own.")
+    ] = None,
+    remainder: Annotated[
+        str | None, typer.Option(help="A split's last, short window: 'pad' (default) or 'drop'.")
+    ] = None,
+    short_seq_prob: Annotated[float | None, typer.Option(help="Share of windows cut to a random length.")] = None,
+    document_boundaries: Annotated[
+        bool | None, typer.Option(help="Two more rows in each window, for attention within documents.")
+    ] = None,
+    special_tokens: Annotated[
+        str | None, typer.Option(help="Special tokens spelt out in a document: 'text' (default) or 'recognised'.")
+    ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Rows of the model's embedding, to check against.")] = None,
-    examples_per_file: Annotated[int, typer.Option(help="Windows in one HDF5 file.")] = 50_000,
+    examples_per_file: Annotated[int | None, typer.Option(help="Windows in one HDF5 file; default: 50000.")] = None,
     text_key: Annotated[
         list[str] | None, typer.Option(help="Column or JSON key of the text; repeated: joined by a newline.")
     ] = None,
     id_key: Annotated[str | None, typer.Option(help="Column or JSON key of the document's id.")] = None,
     date_key: Annotated[str | None, typer.Option(help="Column or JSON key of an ISO 8601 date or time.")] = None,
-    documents: Annotated[str, typer.Option(help="For text: a document per 'file' or per 'paragraph'.")] = "file",
-    max_bad_records: Annotated[int, typer.Option(help="Records that may be unreadable and are left out.")] = 0,
+    documents: Annotated[
+        str | None, typer.Option(help="For text: a document per 'file' (default) or per 'paragraph'.")
+    ] = None,
+    max_bad_records: Annotated[
+        int | None, typer.Option(help="Records that may be unreadable and are left out.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes at work; default: one a core, as memory goes.", min=1)
+    ] = None,
 ) -> None:
     """Turn a corpus into train and eval HDF5 files."""
-    from regraft_dataprep.pipeline import prepare as run_prepare
-
-    dataset = {
-        "source": source,
+    flags = {
         "uri": uri,
-        "reading": {
-            "text_key": text_key or None,
-            "id_key": id_key,
-            "date_key": date_key,
-            "documents": documents,
-            "max_bad_records": max_bad_records,
-        },
+        "source": source,
         "tokenizer": tokenizer,
+        "special_tokens": special_tokens,
         "max_sequence_length": max_sequence_length,
-        "validation": {"fraction": validation_fraction},
         "examples_per_file": examples_per_file,
+        "validation.fraction": validation_fraction,
+        "validation.order": split,
+        "validation.uri": validation_uri,
+        "validation.near_duplicates": near_duplicates,
+        "packing.pack_sequences": pack_sequences,
+        "packing.remainder": remainder,
+        "packing.short_seq_prob": short_seq_prob,
+        "packing.document_boundaries": document_boundaries,
+        "reading.text_key": text_key,
+        "reading.id_key": id_key,
+        "reading.date_key": date_key,
+        "reading.documents": documents,
+        "reading.max_bad_records": max_bad_records,
     }
-    result = run_prepare(
-        _task(dataset=dataset, tokenizer_uri=tokenizer, vocab_size=vocab_size, output_uri=str(output_dir)),
-        _StderrProgress(),
-    )
+    from regraft_dataprep.pipeline import prepare as run_prepare
+    from regraft_dataprep.resources import Resources
+
+    task = _task(_dataset(options, flags), vocab_size=vocab_size, output_uri=str(output_dir))
+    result = run_prepare(task, _StderrProgress(), resources=Resources(processes=processes))
     typer.echo(result.model_dump_json(indent=2))
 
 
@@ -82,9 +124,41 @@ def serve() -> None:
     run_worker()
 
 
-def _task(**values: Any) -> PrepareTask:
+def _dataset(options: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the file, and over them the flags that were given, each by its place."""
+    dataset = _read(options) if options else {}
+    for where, value in flags.items():
+        if value is None or value == []:
+            continue
+        section, _, key = where.rpartition(".")
+        fields = dataset.setdefault(section, {}) if section else dataset
+        if not isinstance(fields, dict):
+            raise InvalidInputError("holds no mapping of fields", field=f"dataset.{section}", value=fields)
+        fields[key] = value
+    return dataset
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a YAML file; paths in it count from the working directory, as those of the flags."""
     try:
-        return PrepareTask.model_validate(values)
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"cannot be read: {error}", field="--options", value=str(path)) from error
+    if not isinstance(found, dict):
+        raise InvalidInputError("holds no mapping of fields, such as uri: corpus", field="--options", value=str(path))
+    return found
+
+
+def _task(dataset: dict[str, Any], **values: Any) -> PrepareTask:
+    tokenizer = dataset.get("tokenizer", "checkpoint")
+    if tokenizer == "checkpoint":
+        raise InvalidInputError(
+            "there is no checkpoint here to take the tokenizer from",
+            field="dataset.tokenizer",
+            remedy="Name a tokenizer directory or tokenizer.json with --tokenizer.",
+        )
+    try:
+        return PrepareTask.model_validate({"dataset": dataset, "tokenizer_uri": tokenizer, **values})
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInputError(

@@ -2,8 +2,8 @@
 
 `tokenizers` defines the ids. gigatoken gives the same ones at 50 times its speed (English, GPT-2 size vocabulary), but
 it is young, so nothing is taken on trust: its ids are compared for a list of awkward strings when it is loaded, and
-for a sample of every corpus while it is encoded (the first 64 documents, then every 997th, about 3 % of the time).
-The first difference raises `DifferentIdsError`, and the dataset is then made again by `tokenizers` alone.
+for a sample of every corpus while it is encoded (the first documents of each part of it, then every 997th, about 3 % of
+the time). The first difference raises `DifferentIdsError`, and the dataset is then made again by `tokenizers` alone.
 
 The trade-off: a difference in a document outside of the sample would not be seen. Where that is too little, use
 `TextEncoder.encode`, which is `tokenizers` itself.
@@ -12,9 +12,9 @@ The trade-off: a difference in a document outside of the sample would not be see
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 import gigatoken
 import numpy as np
@@ -22,15 +22,28 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from regraft.ports import Progress
-from regraft_dataprep.document import Document
 from regraft_dataprep.tokenize import TextEncoder
 
 Ids = npt.NDArray[np.int32]
 """Shape (tokens,)."""
 
-FIRST_DOCUMENTS = 64
+
+class Encoded(NamedTuple):
+    """Ids of several texts, one after the other."""
+
+    ids: Ids
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each text."""
+
+    def rows(self) -> list[Ids]:
+        """Each text's own: views."""
+        ends = np.cumsum(self.lengths)
+        return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
+
+
+FIRST_DOCUMENTS = 16
 EVERY = 997  # a prime: in step with no period that a corpus has
-_MAX_CHARACTERS = 65_536  # of a sampled document: a whole book would take `tokenizers` a second
+_MAX_BYTES = 65_536  # of a sampled document: a whole book would take `tokenizers` a second
 
 AWKWARD = (
     "",
@@ -61,16 +74,12 @@ class Encoder(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of each text."""
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """Ids of each text, which is UTF-8."""
 
 
 class DifferentIdsError(Exception):
-    """The fast encoder and `tokenizers` disagree about a text."""
-
-    def __init__(self, text: str, *, position: int) -> None:
-        super().__init__(f"gigatoken and tokenizers differ on {text} from token {position} on")
-        self.position = position
+    """The fast encoder and `tokenizers` disagree about a text. The message says which; it travels between processes."""
 
 
 class ReferenceEncoder:
@@ -81,9 +90,11 @@ class ReferenceEncoder:
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
 
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Ids of each text."""
-        return [np.array(ids, dtype=np.int32) for ids in self._encoder.encode(texts)]
+        rows = self._encoder.encode([text.decode() for text in texts])
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        return Encoded(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths.sum())), lengths)
 
 
 class GigatokenEncoder:
@@ -96,60 +107,61 @@ class GigatokenEncoder:
     name = "gigatoken"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._fast = gigatoken.Tokenizer.from_json(_without_special_tokens(tokenizer))
+        self._fast = gigatoken.Tokenizer.from_json(_for_gigatoken(tokenizer))
 
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of each text: views into one array."""
-        rows = self._fast.encode_batch([text.encode() for text in texts]).layout
-        ids: Ids = rows.content.data.view(np.int32)  # from uint32, without a copy
-        return [ids[start:end] for start, end in pairwise(rows.offsets.data.tolist())]
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """Ids of each text, without a copy."""
+        rows = self._fast.encode_batch(list(texts)).layout
+        return Encoded(rows.content.data.view(np.int32), np.diff(np.asarray(rows.offsets.data, dtype=np.int64)))
 
 
-class DatasetEncoder:
-    """Encodes the documents of one dataset in their order, and compares a sample. Made by `open_encoder`."""
+class CheckedEncoder:
+    """Encodes the documents of one part of a corpus in their order, and compares a sample."""
 
-    def __init__(self, encoder: Encoder, reference: Encoder) -> None:
-        self.name = encoder.name
+    def __init__(self, encoder: Encoder, reference: Encoder, *, part: str) -> None:
         self._encoder = encoder
         self._reference = reference
+        self._part = part
         self._seen = 0
 
-    def encode(self, documents: Sequence[Document]) -> list[Ids]:
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Ids of each document's text.
 
         Raises:
             DifferentIdsError: those of a document in the sample are wrong.
         """
-        ids = self._encoder.encode([document.text for document in documents])
+        encoded = self._encoder.encode(texts)
         if self._encoder is not self._reference:
-            self._check(documents, ids)
-        self._seen += len(documents)
-        return ids
+            self._check(texts, encoded)
+        self._seen += len(texts)
+        return encoded
 
-    def _check(self, documents: Sequence[Document], ids: Sequence[Ids]) -> None:
-        numbers = range(self._seen, self._seen + len(documents))
+    def _check(self, texts: Sequence[bytes], encoded: Encoded) -> None:
+        numbers = range(self._seen, self._seen + len(texts))
         sample = [at for at, number in enumerate(numbers) if number < FIRST_DOCUMENTS or number % EVERY == 0]
-        names = [f"document {documents[at].id} (number {numbers[at] + 1})" for at in sample]
-        texts = [documents[at].text[:_MAX_CHARACTERS] for at in sample]
+        names = [f"document {numbers[at] + 1} of {self._part}" for at in sample]
+        short = [_cut(texts[at]) for at in sample]
+        rows = encoded.rows()
         found = [
-            ids[at] if len(text) == len(documents[at].text) else self._encoder.encode([text])[0]
-            for at, text in zip(sample, texts, strict=True)
+            rows[at] if len(text) == len(texts[at]) else self._encoder.encode([text]).ids
+            for at, text in zip(sample, short, strict=True)
         ]
-        _compare(names, found, self._reference.encode(texts))
+        _compare(names, found, self._reference.encode(short).rows())
 
 
-def open_encoder(encoder: TextEncoder, progress: Progress) -> DatasetEncoder:
-    """The fastest encoder with the ids of `encoder`; the job's history says which one it is."""
+def fastest_encoder(encoder: TextEncoder, progress: Progress) -> str:
+    """The name of the fastest encoder with the ids of `encoder`; the job's history says which one it is."""
     reference = ReferenceEncoder(encoder)
     chosen = _fast_encoder(encoder, reference, progress) or reference
     progress.event(f"text is encoded by {chosen.name}")
-    return DatasetEncoder(chosen, reference)
+    return chosen.name
 
 
-def reference_encoder(encoder: TextEncoder) -> DatasetEncoder:
-    """The `tokenizers` library, however slow."""
+def checked_encoder(name: str, encoder: TextEncoder) -> Callable[[str], CheckedEncoder]:
+    """Loads the encoder of this name once; makes one with a fresh sample for each part of a corpus."""
     reference = ReferenceEncoder(encoder)
-    return DatasetEncoder(reference, reference)
+    chosen = reference if name == reference.name else GigatokenEncoder(encoder.tokenizer)
+    return lambda part: CheckedEncoder(chosen, reference, part=part)
 
 
 def _fast_encoder(encoder: TextEncoder, reference: Encoder, progress: Progress) -> Encoder | None:
@@ -158,19 +170,21 @@ def _fast_encoder(encoder: TextEncoder, reference: Encoder, progress: Progress) 
     except RuntimeError:
         return None  # a kind of tokenizer that gigatoken does not know, which is no fault
     texts = _awkward_texts(encoder.tokenizer)
+    raw = [text.encode() for text in texts]
     try:
-        _compare([f"the text {text[:40]!a}" for text in texts], fast.encode(texts), reference.encode(texts))
+        _compare([f"the text {text[:40]!a}" for text in texts], fast.encode(raw).rows(), reference.encode(raw).rows())
     except DifferentIdsError as error:
         progress.event(f"{error}; this tokenizer is left to tokenizers", level="warn")
         return None
     return fast
 
 
-def _without_special_tokens(tokenizer: Tokenizer) -> str:
-    # What gigatoken does not know as special is text to it. Nothing is lost: `tokenizers` is told the same by
-    # `encode_special_tokens`, and neither is to add anything to a text, which is the post-processor's business.
+def _for_gigatoken(tokenizer: Tokenizer) -> str:
+    # What gigatoken does not know as special is text to it, as `encode_special_tokens` tells `tokenizers`. Neither is
+    # to add anything to a text, which is the post-processor's business.
     content = json.loads(tokenizer.to_str())
-    content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
+    if tokenizer.encode_special_tokens:
+        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
     return json.dumps({**content, "post_processor": None})
 
 
@@ -182,10 +196,16 @@ def _awkward_texts(tokenizer: Tokenizer) -> list[str]:
 def _compare(names: Sequence[str], found: Sequence[Ids], expected: Sequence[Ids]) -> None:
     for name, ids, right in zip(names, found, expected, strict=True):
         if not np.array_equal(ids, right):
-            raise DifferentIdsError(name, position=_first_difference(ids, right))
+            position = _first_difference(ids, right)
+            raise DifferentIdsError(f"gigatoken and tokenizers differ on {name} from token {position} on")
 
 
 def _first_difference(ids: Ids, right: Ids) -> int:
     common = min(len(ids), len(right))
     places = np.flatnonzero(ids[:common] != right[:common])
     return int(places[0]) if places.size else common
+
+
+def _cut(text: bytes) -> bytes:
+    """Its beginning, in whole characters."""
+    return text if len(text) <= _MAX_BYTES else text[:_MAX_BYTES].decode(errors="ignore").encode()

@@ -1,81 +1,89 @@
-"""Corpus to dataset: scan, split, clean, tokenise, pack, write, verify, publish.
+"""Corpus to dataset: name it, tokenise its parts, decide about its documents, write its files, publish.
 
-Two passes over the corpus with memory for one batch of documents (plus about 30 bytes per story for the split). The
-trade-off: one process does it all; the tokenizer and the compression inside use every core, reading uses one. Not for
-building datasets out of several corpora.
+The name of a dataset is a hash of everything that determines its bytes, so asking again for the same costs one pass
+over the corpus for its digest. The work is cut into units that any process can do (see `units`), and what is done is
+kept in a work folder beside the datasets: a run that was stopped or killed goes on with the unit it was at. The same
+bytes come out whatever the number of processes and machines.
 
-The dataset's name is a hash of everything that determines its bytes, so asking again for the same costs a scan.
+The trade-off: the work folder takes half a byte per character of text, and stays after a failure until the dataset is
+asked for again, or somebody deletes it. Not for building datasets out of several corpora with weights: the trainer
+mixes datasets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
-from regraft.errors import InterruptedStageError, InvalidDataError
-from regraft.ports import NullProgress, Progress
+from regraft.errors import InvalidDataError
+from regraft.ports import Level, NullProgress, Progress
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.stages import PrepareResult, PrepareTask
 from regraft.storage import Draft, is_published, local_path, publish, read_manifest, to_uri
+from regraft_dataprep.adopt import SOURCE as HDF5
+from regraft_dataprep.adopt import Adoption
 from regraft_dataprep.clean import CLEANING_VERSION
-from regraft_dataprep.cleaning import CLEANING_STEPS_VERSION, Cleaner, name_of
-from regraft_dataprep.document import Document
-from regraft_dataprep.encoders import DatasetEncoder, DifferentIdsError, Ids, open_encoder, reference_encoder
+from regraft_dataprep.cleaning import CLEANING_STEPS_VERSION
+from regraft_dataprep.corpus import CorpusFiles
+from regraft_dataprep.crew import Crew
+from regraft_dataprep.documents import write_documents
+from regraft_dataprep.encoders import DifferentIdsError, fastest_encoder
+from regraft_dataprep.gathered import Gathered
+from regraft_dataprep.given import Given
 from regraft_dataprep.limits import check_limits, limits_of
-from regraft_dataprep.output import SplitTotals, SplitWriter
-from regraft_dataprep.report import FORMAT_VERSION, corpus_report, data_params, write_json
-from regraft_dataprep.report_page import report_page
-from regraft_dataprep.sources import open_source
-from regraft_dataprep.sources.base import Scan, Source
-from regraft_dataprep.split import chronological_split
+from regraft_dataprep.progress import Reporter
+from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, write_reports
+from regraft_dataprep.requirements import check_requirements
+from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
+from regraft_dataprep.units import FALLBACK, LEAD, PLAN, SPLITS, Units, write_plan, write_setup
+from regraft_dataprep.work import WorkFolder
 
-TRAIN, EVAL = "train", "eval"
-_BATCH_DOCUMENTS = 1000
-_BATCH_CHARACTERS = 4 * 2**20
-_SECONDS_BETWEEN_REPORTS = 0.5
+_MOST_HELPERS = 8
 
-Batch = list[tuple[Document, bool]]
-"""Documents, each with True when it is held out."""
+MANY_EPOCHS = 4
+"""Beyond it repeated text teaches little (Muennighoff et al. 2023, Scaling Data-Constrained Language Models)."""
 
 
-def prepare(task: PrepareTask, progress: Progress | None = None) -> PrepareResult:
+def prepare(
+    task: PrepareTask, progress: Progress | None = None, *, resources: Resources | None = None
+) -> PrepareResult:
     """Prepare a dataset, or find it prepared.
 
     Raises:
         InvalidInputError: source, tokenizer, lengths or paths cannot be what was asked for.
-        InvalidDataError: the corpus is malformed, empty or too small, or the written files do not verify.
-        InterruptedStageError: `progress.should_stop()` said so; nothing is left behind.
+        InvalidDataError: the corpus is malformed, empty, too small or not what is required of it, or the written files
+            do not verify.
+        InterruptedStageError: `progress.should_stop()` said so; what is done is kept for the next time.
+        OSError: no space is left; what is done is kept as well.
     """
     progress = progress or NullProgress()
     encoder = _checked_encoder(task)
-    source = open_source(task.dataset.source, uri=task.dataset.uris, reading=task.dataset.reading)
-    scan = _scan(source, progress)
-    address = content_address(task.dataset, source_sha256=scan.sha256, tokenizer_digest=encoder.digest)
-    folder = local_path(task.output_uri, field="output_uri") / address
+    resources = resources or Resources()
+    corpus = CorpusFiles(task.dataset, part_bytes=resources.part_bytes)
+    inventory = corpus.inventory()
+    facts: dict[str, object] = {"files": inventory.files, "bytes": inventory.bytes, "sha256": inventory.sha256}
+    progress.event("the corpus is read for its digest", data=facts)
+    kind = Adoption if task.dataset.source == HDF5 else _Preparation
+    maker = kind(Given(task, corpus, inventory, encoder, progress, resources))
+    folder = local_path(task.output_uri, field="output_uri") / maker.address
     if is_published(folder):
-        progress.event("this dataset exists already", data={"address": address})
-        return _announced(_result(folder, cached=True), progress)
-    held_out = _held_out(scan, fraction=task.dataset.validation.fraction)
-    with publish(folder, kind="dataset") as draft:
-        _Preparation(task, source, scan, held_out, encoder, progress).write(draft)
-    return _announced(_result(folder, cached=False), progress)
+        progress.event("this dataset exists already", data={"address": maker.address})
+        shutil.rmtree(_work_path(folder), ignore_errors=True)  # of a run that was killed right after it had published
+        return _announced(_result(folder, task, cached=True), progress)
+    maker.make(folder)
+    return _announced(_result(folder, task, cached=False), progress)
 
 
 def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: str) -> str:
     """The name of the dataset: 32 hex digits over everything that determines its bytes, and nothing else."""
+    determining = {"max_sequence_length", "validation", "packing", "examples_per_file", "cleaning"}
     parts = {
         "format_version": FORMAT_VERSION,
         "cleaning_version": CLEANING_VERSION,
@@ -83,7 +91,9 @@ def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: 
         "source": spec.source,
         "source_sha256": source_sha256,
         "tokenizer_digest": tokenizer_digest,
-        **spec.model_dump(mode="json", include={"max_sequence_length", "validation", "examples_per_file", "cleaning"}),
+        # Where the files lie is not part of it: what they hold is.
+        **spec.model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
+        "apart": spec.validation.uri is not None,
         # Without defaults: an option that is new leaves the names of older datasets as they are.
         **spec.reading.model_dump(mode="json", exclude={"max_bad_records"}, exclude_defaults=True),
     }
@@ -91,198 +101,127 @@ def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: 
 
 
 class _Preparation:
-    """One dataset in the making."""
+    """One dataset in the making, out of documents."""
 
-    def __init__(
-        self,
-        task: PrepareTask,
-        source: Source,
-        scan: Scan,
-        held_out: npt.NDArray[np.bool_],
-        encoder: TextEncoder,
-        progress: Progress,
-    ) -> None:
-        self.task = task
-        self.spec = task.dataset
-        self.source = source
-        self.scan = scan
-        self.held_out = held_out
-        self.encoder = encoder
-        self.progress = progress
-        self.document_encoder = reference_encoder(encoder)
-        self.cleaner = Cleaner(())
-        self.read = 0
-        """Documents taken from the source so far."""
-        self.splits: dict[str, SplitWriter] = {}
+    def __init__(self, given: Given) -> None:
+        self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
+        self.corpus, self.inventory, self.encoder = given.corpus, given.inventory, given.encoder
+        self.resources = given.resources
+        sources = {"source_sha256": given.inventory.sha256, "tokenizer_digest": given.encoder.digest}
+        self.address = content_address(self.spec, **sources)
 
-    def write(self, draft: Draft) -> None:
-        """Fill the draft's folder and describe it."""
-        totals = self._write_splits(draft.folder)
-        self.source.check_unchanged()
-        self._describe(draft.folder, totals)
-        draft.parents = {"corpus": self.scan.sha256, "tokenizer": self.encoder.digest}
-        draft.made_by = self.task.model_dump(mode="json")
-        draft.summary = {
-            "documents": sum(split.documents for split in totals.values()),
-            "max_sequence_length": self.spec.max_sequence_length,
-            "max_token_id": self.encoder.vocab_size - 1,
-            **{f"{name}_examples": split.examples for name, split in totals.items()},
-            **{f"{name}_tokens": split.loss_tokens for name, split in totals.items()},
-        }
-
-    def _write_splits(self, folder: Path) -> dict[str, SplitTotals]:
+    def make(self, folder: Path) -> None:
+        """All of it, up to the published dataset."""
+        work = WorkFolder(_work_path(folder))
         try:
-            return self._write_all(folder, open_encoder(self.encoder, self.progress))
+            self._make(folder, work)
+        except FileNotFoundError:
+            if not is_published(folder):  # else somebody else was first, and has removed the work folder
+                raise
+        work.remove()
+
+    def _make(self, folder: Path, work: WorkFolder) -> None:
+        work.clear()
+        encoder = fastest_encoder(self.encoder, self.progress)
+        write_setup(work, self.task, encoder=encoder, part_bytes=self.resources.part_bytes)
+        units = Units(work, threads=None, tokenizer=self.encoder)
+        with work.holding(LEAD):
+            gathered, report = self._write_files(units)
+        with publish(folder, kind="dataset") as draft:
+            self._publish(draft, gathered, report)
+
+    def _write_files(self, units: Units) -> tuple[Gathered, dict[str, Any]]:
+        """All units; what is known of the corpus."""
+        parts = units.parts()
+        reporter = Reporter(self.progress, parts=len(parts))
+        processes = self.resources.processes_for(len(parts))
+        if len(parts) > processes:
+            self.progress.invite(str(units.work.path), workers=min(_MOST_HELPERS, len(parts) // processes))
+        with Crew(units, processes=processes) as crew:
+            self._tokenise(crew, units, reporter)
+            self.corpus.check_unchanged()
+            gathered, report = self._decide(units)
+            tokens = sum(split.tokens for split in gathered.splits.values())
+            reporter.decided(documents=report["documents_in"], tokens=tokens)
+            crew.run(units.files(), reporter)
+        reporter.finished()
+        return gathered, report
+
+    def _tokenise(self, crew: Crew, units: Units, reporter: Reporter) -> None:
+        self._say_what_is_done(units)
+        try:
+            crew.run(units.parts(), reporter)
+            return
         except DifferentIdsError as error:  # what is written may be wrong too, outside of the sample
             message = f"{error}; the dataset is made again from its start, by tokenizers alone"
-            self.progress.event(message, level="warn", data={"position": error.position})
-        for name in (TRAIN, EVAL):
-            shutil.rmtree(folder / name)
-        return self._write_all(folder, reference_encoder(self.encoder))
+            self.progress.event(message, level="warn")
+        crew.stop()
+        with units.work.make(FALLBACK):
+            pass
+        reporter.again()
+        crew.run(units.parts(), reporter)
 
-    def _write_all(self, folder: Path, document_encoder: DatasetEncoder) -> dict[str, SplitTotals]:
-        self.document_encoder, self.cleaner, self.read = document_encoder, Cleaner(self.spec.cleaning), 0
-        with ExitStack() as stack:
-            for name in (TRAIN, EVAL):
-                self.splits[name] = stack.enter_context(self._open_split(folder / name))
-            self._write_documents()
-            self._check_filled()
-            self.progress.event("all documents are written; reading the files back")
-            return {name: split.finish(vocab_size=self.encoder.vocab_size) for name, split in self.splits.items()}
+    def _say_what_is_done(self, units: Units) -> None:
+        parts = units.parts()
+        done = sum(units.work.is_done(part) for part in parts)
+        if done:
+            self.progress.event(f"{done} of {len(parts)} parts are there from an earlier run", data={"parts": done})
 
-    def _open_split(self, folder: Path) -> SplitWriter:
-        return SplitWriter(
-            folder,
-            max_sequence_length=self.spec.max_sequence_length,
-            eos_id=self.encoder.eos_id,
-            examples_per_file=self.spec.examples_per_file,
-        )
+    def _decide(self, units: Units) -> tuple[Gathered, dict[str, Any]]:
+        """What becomes of the documents, and the report on the corpus, which must be what is required."""
+        gathered = Gathered(units, self.inventory)
+        report = corpus_report(gathered)
+        announce(gathered, report, self.progress)
+        check_requirements(self.spec.require, report)
+        if not units.work.is_done(PLAN):  # one of an earlier run is the same
+            sides, rows = gathered.decision.sides, gathered.corpus.rows
+            write_plan(units.work, sides=sides, rows=rows, splits=gathered.splits, windows=gathered.windows)
+        return gathered, report
 
-    def _write_documents(self) -> None:
-        total = int(self.scan.has_text.sum())
-        started = reported = time.monotonic()
-        done = 0
-        for batch, ids, done in self._encoded_batches():
-            _stop_if_asked(self.progress)
-            self._write_batch(batch, ids)
-            now = time.monotonic()
-            if done >= total or now - reported >= _SECONDS_BETWEEN_REPORTS:
-                self._report(done, total=total, seconds=now - started)
-                reported = now
-        if done < self.read:  # the last documents were dropped
-            self._report(self.read, total=total, seconds=time.monotonic() - started)
-
-    def _documents(self) -> Iterator[tuple[Document, bool]]:
-        """Documents that have text after cleaning, in the order of the corpus; True: held out."""
-        for document, later in zip(self.source.documents(), self.held_out, strict=False):  # see check_unchanged
-            if document.text:
-                self.read += 1
-                cleaned = self.cleaner.clean(document)
-                if cleaned is not None:
-                    yield cleaned, bool(later)
-
-    def _check_filled(self) -> None:
-        for name, split in self.splits.items():
-            if not split.tokens:
-                raise InvalidDataError(
-                    f"cleaning has left no document for the {name} split",
-                    field="dataset.cleaning",
-                    value=[name_of(step) for step in self.spec.cleaning],
-                    remedy="Clean less, or hold out another share of the documents.",
-                    reason="corpus_empty",
-                )
-
-    def _encoded_batches(self) -> Iterator[tuple[Batch, list[Ids], int]]:
-        """Batches with their ids, and how many documents were read up to them.
-
-        While one is encoded, which leaves the interpreter free, the next one is read.
-
-        Nothing is read on while a batch is written: see `regraft.hdf5_chunks`, which would be slowed down by more.
-        """
-        batches = _batches(self._documents())
-        batch, read = next(batches, None), self.read
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
-            while batch:
-                ids = pool.submit(self.document_encoder.encode, [document for document, _ in batch])
-                following = next(batches, None), self.read
-                yield batch, ids.result(), read
-                batch, read = following
-
-    def _write_batch(self, batch: Batch, ids: list[Ids]) -> None:
-        for name, split in self.splits.items():
-            chosen = [number for number, (_, held_out) in enumerate(batch) if held_out == (name == EVAL)]
-            if chosen:
-                split.add([batch[number][0] for number in chosen], [ids[number] for number in chosen])
-
-    def _report(self, done: int, *, total: int, seconds: float) -> None:
-        metrics = {f"{name}_examples": float(split.examples) for name, split in self.splits.items()}
-        metrics["documents_per_second"] = done / max(seconds, 1e-9)
-        self.progress.step(done, metrics, total=total, tokens=sum(split.tokens for split in self.splits.values()))
-
-    def _describe(self, folder: Path, totals: dict[str, SplitTotals]) -> None:
-        for name, split in totals.items():
-            content = data_params(name, totals=split, spec=self.spec, scan=self.scan, encoder=self.encoder)
-            write_json(folder / name / "data_params.json", content)
-        counts = self.cleaner.counts()
-        report = corpus_report(totals=totals, spec=self.spec, scan=self.scan, held_out=self.held_out, cleaning=counts)
-        write_json(folder / "corpus_report.json", report)
-        (folder / "corpus_report.html").write_text(report_page(report), encoding="utf-8")
-        self.progress.event("the corpus is prepared", data={name: asdict(split) for name, split in totals.items()})
+    def _publish(self, draft: Draft, gathered: Gathered, report: dict[str, Any]) -> None:
+        for unit in gathered.units.files():
+            split = draft.folder / unit.rpartition("-")[0]
+            split.mkdir(exist_ok=True)
+            for path in gathered.units.work.folder(unit).glob("*.h5"):
+                _link(path, split / path.name)
+        write_reports(draft.folder, gathered, report)
+        write_documents(draft.folder / "documents.parquet", gathered)
+        draft.parents = {"corpus": self.inventory.sha256, "tokenizer": self.encoder.digest}
+        draft.made_by = self.task.model_dump(mode="json")
+        draft.summary = {
+            "documents": report["documents_out"],
+            "max_sequence_length": self.spec.max_sequence_length,
+            "max_token_id": self.encoder.vocab_size - 1,
+            **{f"{name}_examples": report["splits"][name]["examples"] for name in SPLITS},
+            **{f"{name}_tokens": report["splits"][name]["loss_tokens"] for name in SPLITS},
+        }
+        self.progress.event("the corpus is prepared", data=report["splits"])
 
 
 def _checked_encoder(task: PrepareTask) -> TextEncoder:
     """The tokenizer, once it and the windows are known to suit the model: before hours of work, not after."""
-    encoder = load_tokenizer(task.tokenizer_uri)
+    encoder = load_tokenizer(task.tokenizer_uri, special_tokens=task.dataset.special_tokens)
     check_limits(limits_of(task), encoder=encoder, max_sequence_length=task.dataset.max_sequence_length)
     return encoder
 
 
-def _scan(source: Source, progress: Progress) -> Scan:
-    _stop_if_asked(progress)
-    scan = source.scan()
-    source.check_unchanged()
-    empty = int((~scan.has_text).sum())
-    facts: dict[str, object] = {"documents": scan.stories, "bytes": scan.bytes, "empty": empty, "sha256": scan.sha256}
-    progress.event("the corpus is scanned", data=facts)
-    if scan.stray_lines:
-        message = f"{scan.stray_lines} lines outside of any document are ignored"
-        progress.event(message, level="warn", data={"lines": scan.stray_lines})
-    if scan.bad.total:
-        examples = [str(record) for record in scan.bad.first]
-        message = f"{scan.bad.total} records cannot be read and are left out"
-        progress.event(message, level="warn", data={"records": scan.bad.total, "first": examples})
-    _stop_if_asked(progress)
-    return scan
+def _work_path(folder: Path) -> Path:
+    return folder.parent / f".work-{folder.name}"
 
 
-def _held_out(scan: Scan, *, fraction: float) -> npt.NDArray[np.bool_]:
-    """By position in the corpus; documents without text are on neither side and False here."""
-    with_text = np.flatnonzero(scan.has_text)
-    mask = np.zeros(scan.stories, dtype=np.bool_)
-    moments = scan.timestamps[with_text].astype(np.int64)  # undated (NaT) is the smallest: first, by position
-    mask[with_text] = chronological_split(moments, ids=scan.ids[with_text], fraction=fraction)
-    return mask
+def _link(path: Path, target: Path) -> None:
+    """The file under another name; the work folder keeps it until all is published."""
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, target)
 
 
-def _batches(documents: Iterator[tuple[Document, bool]]) -> Iterator[Batch]:
-    """Documents in their order, limited in number and in characters."""
-    batch: Batch = []
-    characters = 0
-    for document, later in documents:
-        batch.append((document, later))
-        characters += len(document.text)
-        if len(batch) >= _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _result(folder: Path, *, cached: bool) -> PrepareResult:
+def _result(folder: Path, task: PrepareTask, *, cached: bool) -> PrepareResult:
     manifest = read_manifest(folder)
     facts: dict[str, Any] = dict(manifest.summary) if manifest else {}
     try:
-        return PrepareResult(uri=to_uri(folder), address=folder.name, cached=cached, **facts)
+        result = PrepareResult(uri=to_uri(folder), address=folder.name, cached=cached, **facts)
     except ValidationError as error:
         raise InvalidDataError(
             "the manifest of a published dataset lacks its summary",
@@ -290,13 +229,15 @@ def _result(folder: Path, *, cached: bool) -> PrepareResult:
             remedy="Delete the folder; it will be made again.",
             reason="corrupt_artifact",
         ) from error
+    if task.planned_windows is None:
+        return result
+    return result.model_copy(update={"epochs": round(task.planned_windows / result.train_examples, 4)})
 
 
 def _announced(result: PrepareResult, progress: Progress) -> PrepareResult:
     progress.artifact("dataset", result.uri, result.model_dump(mode="json", exclude={"uri"}))
+    if result.epochs is not None:
+        message = f"the job will read {result.train_examples} training windows {result.epochs:.4g} times"
+        level: Level = "warn" if result.epochs > MANY_EPOCHS else "info"
+        progress.event(message, level=level, data={"epochs": result.epochs})
     return result
-
-
-def _stop_if_asked(progress: Progress) -> None:
-    if progress.should_stop():
-        raise InterruptedStageError("data preparation was asked to stop; it starts anew when it is resumed")

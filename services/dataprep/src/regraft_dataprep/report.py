@@ -1,89 +1,114 @@
-"""The two JSON files that describe a dataset to people and to other tools.
+"""What describes a dataset to people and to other tools: three files, made of what was gathered.
 
 `data_params.json` in each split's folder has the sections and key names of the Cerebras Model Zoo's HDF5 tools, which
-their readers look into. `corpus_report.json` beside the splits says what became of the corpus. Neither has a path or
-a time in it: equal inputs give equal bytes (files are named where a record of theirs is bad, within the corpus).
-Not for run provenance, which is the manifest's.
+their readers look into. `corpus_report.json` beside the splits says what became of the corpus, `corpus_report.html`
+shows it. None has a path or a time in it: equal inputs give equal bytes (files are named where a record of theirs is
+bad, within the corpus). Not for run provenance, which is the manifest's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from regraft.specs.dataset import DatasetSpec
+from regraft.ports import Progress
 from regraft_dataprep.clean import CLEANING_VERSION
-from regraft_dataprep.cleaning import StepCount, name_of
-from regraft_dataprep.output import SplitTotals
-from regraft_dataprep.sources.base import Scan
-from regraft_dataprep.tokenize import TextEncoder
+from regraft_dataprep.cleaning import name_of
+from regraft_dataprep.gathered import BAD_SHOWN, EXAMPLES, Gathered
+from regraft_dataprep.pieces import NO_DATE
+from regraft_dataprep.report_page import report_page
+from regraft_dataprep.stats import SAMPLE_TOKENS, evenly_spaced, languages, length_stats, tokens_per_word
+from regraft_dataprep.units import SPLITS
+from regraft_dataprep.windows import FEATURES
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of what a dataset folder holds. Part of the content address."""
 
 
-def data_params(
-    split: str, *, totals: SplitTotals, spec: DatasetSpec, scan: Scan, encoder: TextEncoder
-) -> dict[str, Any]:
-    """The content of one split's `data_params.json`."""
+def corpus_report(gathered: Gathered) -> dict[str, Any]:
+    """The content of `corpus_report.json`."""
+    spec, decision = gathered.spec, gathered.decision
+    texts = {name: _sample(gathered, name) for name in SPLITS}
+    return {
+        "source": spec.source,
+        "source_sha256": gathered.inventory.sha256,
+        "source_bytes": gathered.inventory.bytes,
+        "source_files": gathered.inventory.files,
+        "stray_lines_ignored": gathered.fact("stray_lines"),
+        "bad_records": gathered.fact("bad"),
+        "bad_records_first": gathered.first("bad_first", BAD_SHOWN),
+        "documents_in": gathered.fact("records") - int(gathered.corpus.follows.sum()),
+        "documents_out": sum(split.documents for split in gathered.splits.values()),
+        "documents_dropped_empty": gathered.fact("empty"),
+        "cleaning": [asdict(count) for count in decision.steps],
+        "duplicates": _duplicates(gathered),
+        "cleaning_examples": gathered.first("examples", EXAMPLES),
+        "languages": languages(text for text, _ in texts["train"]),
+        "held_out_like_trained": decision.moved,
+        "overlap": gathered.overlap,
+        "splits": {name: _split(gathered, name, texts[name]) for name in SPLITS},
+    }
+
+
+def write_reports(folder: Path, gathered: Gathered, report: Mapping[str, Any]) -> None:
+    """All files but the windows and the documents' index, into the folder of a dataset with its splits."""
+    for name in SPLITS:
+        write_json(folder / name / "data_params.json", data_params(gathered, name, report["splits"][name]))
+    write_json(folder / "corpus_report.json", report)
+    (folder / "corpus_report.html").write_text(report_page(report), encoding="utf-8")
+
+
+def announce(gathered: Gathered, report: Mapping[str, Any], progress: Progress) -> None:
+    """What somebody who waits should know now."""
+    facts = {name: report[name] for name in ("documents_in", "documents_out", "documents_dropped_empty", "duplicates")}
+    progress.event("every document is decided about", data=facts)
+    if report["stray_lines_ignored"]:
+        message = f"{report['stray_lines_ignored']} lines outside of any document are ignored"
+        progress.event(message, level="warn", data={"lines": report["stray_lines_ignored"]})
+    if report["bad_records"]:
+        first = [str(record) for record in gathered.bad_records(BAD_SHOWN)]
+        message = f"{report['bad_records']} records cannot be read and are left out"
+        progress.event(message, level="warn", data={"records": report["bad_records"], "first": first})
+    if gathered.decision.moved:
+        message = f"{gathered.decision.moved} documents were to be held out and are like one that is trained on"
+        progress.event(message, data={"documents": gathered.decision.moved, "overlap": report["overlap"]})
+
+
+def data_params(gathered: Gathered, split: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of one split's `data_params.json`; `facts` is its part of the corpus report."""
+    spec, encoder, inventory = gathered.spec, gathered.encoder, gathered.inventory
     return {
         "setup": {
             "source": spec.source,
-            "source_sha256": scan.sha256,
-            "source_bytes": scan.bytes,
+            "source_sha256": inventory.sha256,
+            "source_bytes": inventory.bytes,
             "format_version": FORMAT_VERSION,
         },
-        "processing": _processing(spec, encoder=encoder),
-        "dataset": _dataset(split, spec=spec),
-        "features": ["input_ids", "attention_mask", "labels"],
+        "processing": _processing(gathered),
+        "dataset": _dataset(gathered, split),
+        "features": list(FEATURES if spec.packing.document_boundaries else FEATURES[:3]),
         "post-process": {
-            "processed_files": totals.documents,
-            "successful_files": totals.documents,
+            "processed_files": facts["documents"],
+            "successful_files": facts["documents"],
             "discarded_files": 0,
-            "n_examples": totals.examples,
-            "raw_chars_count": totals.characters,
-            "raw_bytes_count": totals.bytes,
+            "n_examples": facts["examples"],
+            "raw_chars_count": facts["characters"],
+            "raw_bytes_count": facts["bytes"],
             "eos_id": encoder.eos_id,
             "pad_id": encoder.eos_id,
             "vocab_size": encoder.vocab_size,
         },
         "h5_dataset_stats": {
-            "num_sequences": totals.examples,
-            "num_tokens": totals.examples * spec.max_sequence_length,
-            "non_pad_tokens": totals.loss_tokens,
-            "loss_valid_tokens": totals.loss_tokens,
+            "num_sequences": facts["examples"],
+            "num_tokens": facts["examples"] * spec.max_sequence_length,
+            "non_pad_tokens": facts["loss_tokens"],
+            "loss_valid_tokens": facts["loss_tokens"],
         },
-    }
-
-
-def corpus_report(
-    *,
-    totals: dict[str, SplitTotals],
-    spec: DatasetSpec,
-    scan: Scan,
-    held_out: npt.NDArray[np.bool_],
-    cleaning: Sequence[StepCount],
-) -> dict[str, Any]:
-    """The content of `corpus_report.json`."""
-    parts = {"train": scan.has_text & ~held_out, "eval": scan.has_text & held_out}
-    return {
-        "source": spec.source,
-        "source_sha256": scan.sha256,
-        "source_bytes": scan.bytes,
-        "stray_lines_ignored": scan.stray_lines,
-        "bad_records": scan.bad.total,
-        "bad_records_first": [asdict(record) for record in scan.bad.first],
-        "documents_in": scan.stories,
-        "documents_out": sum(split.documents for split in totals.values()),
-        "documents_dropped_empty": int((~scan.has_text).sum()),
-        "cleaning": [asdict(count) for count in cleaning],
-        "splits": {name: _split(totals[name], spec=spec, scan=scan, part=part) for name, part in parts.items()},
     }
 
 
@@ -92,49 +117,66 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _processing(spec: DatasetSpec, *, encoder: TextEncoder) -> dict[str, Any]:
+def _processing(gathered: Gathered) -> dict[str, Any]:
+    spec, encoder = gathered.spec, gathered.encoder
     return {
         "tokenizer_type": "HuggingFaceTokenizer",
         "tokenizer_digest": encoder.digest,
         "eos_id": encoder.eos_id,
         "pad_id": encoder.eos_id,
         "max_seq_length": spec.max_sequence_length,
-        "short_seq_prob": 0.0,
+        "short_seq_prob": spec.packing.short_seq_prob,
+        "seed": spec.packing.seed,
         "output_name": "examples",
         "files_per_record": spec.examples_per_file,
         "write_in_batch": True,
-        "write_remainder": True,
+        "write_remainder": spec.packing.remainder == "pad",
     }
 
 
-def _dataset(split: str, *, spec: DatasetSpec) -> dict[str, Any]:
+def _dataset(gathered: Gathered, split: str) -> dict[str, Any]:
+    spec = gathered.spec
     return {
         "split": split,
         "validation_fraction": spec.validation.fraction,
-        "validation_order": spec.validation.order,
+        "validation_order": "files" if spec.validation.uri else spec.validation.order,
         "cleaning_version": CLEANING_VERSION,
         "use_ftfy": "fix_text" in spec.cleaning,
         "cleaning": [name_of(step) for step in spec.cleaning],
         "wikitext_detokenize": False,
-        "pack_sequences": True,
+        "pack_sequences": spec.packing.pack_sequences,
+        "use_vsl": spec.packing.document_boundaries,
         "input_ids_dtype": "int32",
         "input_mask_dtype": "int32",
         "inverted_mask": False,
     }
 
 
-def _split(totals: SplitTotals, *, spec: DatasetSpec, scan: Scan, part: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    timestamps = scan.timestamps[part]
-    dated = timestamps[~np.isnat(timestamps)]
+def _split(gathered: Gathered, name: str, sample: list[tuple[str, int]]) -> dict[str, Any]:
+    plan, rows, tokens = gathered.splits[name], gathered.rows(name), gathered.tokens_of(name)
+    windows, length = gathered.windows[name], gathered.spec.max_sequence_length
+    labels = windows.pairs
+    dates = gathered.corpus.column("timestamp")[rows]
+    dated = dates[dates != NO_DATE].astype("datetime64[s]")
     return {
-        "documents": totals.documents,
-        "characters": totals.characters,
-        "bytes": totals.bytes,
-        "tokens": totals.tokens,
-        "loss_tokens": totals.loss_tokens,
-        "examples": totals.examples,
-        "padding_share": round(1 - totals.loss_tokens / (totals.examples * spec.max_sequence_length), 6),
-        **totals.stats,
+        "documents": plan.documents,
+        **{name: int(gathered.corpus.column(name)[rows].sum(dtype=np.int64)) for name in ("characters", "bytes")},
+        "tokens": plan.tokens,
+        "loss_tokens": labels,
+        "examples": plan.windows,
+        "padding_share": round(1 - labels / (plan.windows * length), 6) if plan.windows else 0.0,
+        "tokens_per_word": tokens_per_word(sample),
+        **length_stats(tokens - 1),
         "first": str(dated.min()) if len(dated) else None,
         "last": str(dated.max()) if len(dated) else None,
     }
+
+
+def _duplicates(gathered: Gathered) -> dict[str, int]:
+    dropped = {count.step: count.documents_in - count.documents_out for count in gathered.decision.steps}
+    return {"exact": dropped.get("drop_duplicates", 0), "near": dropped.get("drop_near_duplicates", 0)}
+
+
+def _sample(gathered: Gathered, split: str) -> list[tuple[str, int]]:
+    """Beginnings of some documents, decoded, with their numbers of tokens."""
+    return [gathered.text(int(row), most_tokens=SAMPLE_TOKENS) for row in evenly_spaced(gathered.rows(split))]

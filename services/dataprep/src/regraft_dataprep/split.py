@@ -1,7 +1,8 @@
-"""The chronological split: the latest documents are held out.
+"""Which documents are held out: the latest ones, or those that a hash chooses.
 
-A model that is judged on later news than it was trained on is judged on what it will meet. The trade-off: the two
-parts differ in topic, so a held-out loss is not comparable with that of a random split.
+A model that is judged on later news than it was trained on is judged on what it will meet; the two parts then differ
+in topic, so a held-out loss is not comparable with that of a random split. A hash of a document's id keeps it on its
+side when the corpus grows.
 """
 
 from __future__ import annotations
@@ -16,28 +17,49 @@ from regraft.errors import InvalidDataError
 Mask = npt.NDArray[np.bool_]
 
 
-def chronological_split(timestamps: npt.NDArray[Any], *, ids: npt.NDArray[Any], fraction: float) -> Mask:
+def chronological_split(timestamps: npt.NDArray[Any], *, fraction: float) -> Mask:
     """Which documents are held out: the latest `fraction`, rounded, at least one document on each side.
 
     Args:
-        timestamps: of each document in the order of the corpus; anything that sorts, usually datetime64[s].
-        ids: decide between equal timestamps; equal ids too are ordered by position.
+        timestamps: of each document in the order of the corpus; anything that sorts. Equal ones are in that order.
         fraction: share that is held out.
 
     Raises:
         InvalidDataError: fewer than two documents.
     """
-    count = len(timestamps)
+    count = _enough(len(timestamps))
+    held_out = min(max(round(fraction * count), 1), count - 1)
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[np.argsort(timestamps, kind="stable")[count - held_out :]] = True
+    return mask
+
+
+def hashed_split(keys: npt.NDArray[np.uint64], *, fraction: float) -> Mask:
+    """Which documents are held out: those whose hash lies in the lowest `fraction` of all hashes.
+
+    Raises:
+        InvalidDataError: fewer than two documents, or all of them on one side.
+    """
+    _enough(len(keys))
+    mask = keys < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    if mask.all() or not mask.any():
+        raise InvalidDataError(
+            f"all {len(keys)} documents fall on one side of the split",
+            field="dataset.validation",
+            value=fraction,
+            remedy="Hold out another fraction, or split so small a corpus chronologically.",
+            reason="empty_split",
+        )
+    return mask
+
+
+def _enough(count: int) -> int:
     if count < 2:
         raise InvalidDataError(
-            "a corpus needs two documents with text at least, one to train on and one to hold out",
+            "a corpus needs two documents after cleaning at least, one to train on and one to hold out",
             field="dataset.uri",
             value=count,
-            remedy="Add documents.",
+            remedy="Add documents, or clean less.",
             reason="corpus_too_small",
         )
-    held_out = min(max(round(fraction * count), 1), count - 1)
-    order = np.lexsort((ids, timestamps))  # a stable sort, last key first
-    mask = np.zeros(count, dtype=np.bool_)
-    mask[order[count - held_out :]] = True
-    return mask
+    return count

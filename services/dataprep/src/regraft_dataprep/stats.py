@@ -1,53 +1,62 @@
-"""What a split looks like: tokens, lengths, tokens per word. Gathered as documents pass by, in constant memory."""
+"""What a split looks like: lengths, tokens per word, languages. From token counts, and from a sample that is decoded.
+
+The trade-off: words and languages come from some hundred documents spread evenly over a split, as decoding everything
+would take longer than tokenising it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import py3langid
 
 _BUCKETS = 24
 """Powers of two: documents of up to 8 million tokens have a bucket of their own, longer ones share the last."""
 
+SAMPLE_DOCUMENTS = 256
+SAMPLE_TOKENS = 1024
+_LANGUAGE_CHARACTERS = 1000
+_LANGUAGE_LEAST = 40  # shorter texts are not guessed at
 
-_WORDS_EVERY = 16
-"""Words are counted in every so many-th document, the first among them."""
+
+def length_stats(tokens: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """For the corpus report, from each document's number of tokens without EOS.
+
+    `lengths` has the upper bound in tokens and the documents of each bucket up to the last filled one.
+    """
+    sizes = tokens.astype(np.int64)
+    # A document of n tokens is in bucket b when 2^(b-1) < n <= 2^b; bucket 0 has 0 and 1.
+    buckets = np.minimum(np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64), _BUCKETS - 1)
+    counts = np.bincount(buckets)
+    return {
+        "tokens_per_document": round(float(sizes.mean()), 2) if sizes.size else None,
+        "longest_document_tokens": int(sizes.max(initial=0)),
+        "lengths": [[2**bucket, int(count)] for bucket, count in enumerate(counts)],
+    }
 
 
-class TextStats:
-    """Counts of one split."""
+def evenly_spaced(rows: npt.NDArray[np.int64], count: int = SAMPLE_DOCUMENTS) -> npt.NDArray[np.int64]:
+    """At most `count` of the rows, the first among them."""
+    return rows[np.unique(np.linspace(0, len(rows), min(count, len(rows)), endpoint=False, dtype=np.int64))]
 
-    def __init__(self) -> None:
-        self.documents = 0
-        self._words = self._words_tokens = 0
-        self.tokens = 0
-        self.longest = 0
-        self._buckets = np.zeros(_BUCKETS, dtype=np.int64)
 
-    def add(self, texts: Sequence[str], lengths: Sequence[int]) -> None:
-        """Documents with their number of tokens (EOS not counted)."""
-        if not texts:
-            return
-        # Splitting every text into words would take longer than tokenising it.
-        for number in range(-self.documents % _WORDS_EVERY, len(texts), _WORDS_EVERY):
-            self._words += len(texts[number].split())
-            self._words_tokens += int(lengths[number])
-        self.documents += len(texts)
-        sizes = np.asarray(lengths, dtype=np.int64)
-        self.tokens += int(sizes.sum())
-        self.longest = max(self.longest, int(sizes.max()))
-        # A document of n tokens is in bucket b when 2^(b-1) < n <= 2^b; bucket 0 has 0 and 1.
-        buckets = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
-        np.add.at(self._buckets, np.minimum(buckets, _BUCKETS - 1), 1)
+def tokens_per_word(sample: Iterable[tuple[str, int]]) -> float | None:
+    """Of texts with their numbers of tokens; words are what white space parts."""
+    words = tokens = 0
+    for text, count in sample:
+        words += len(text.split())
+        tokens += count
+    return round(tokens / words, 4) if words else None
 
-    def summary(self) -> dict[str, Any]:
-        """For the corpus report; `lengths` has the upper bound in tokens and the documents of each filled bucket."""
-        filled = np.flatnonzero(self._buckets)
-        last = int(filled[-1]) + 1 if filled.size else 0
-        return {
-            "tokens_per_word": round(self._words_tokens / self._words, 4) if self._words else None,
-            "tokens_per_document": round(self.tokens / self.documents, 2) if self.documents else None,
-            "longest_document_tokens": self.longest,
-            "lengths": [[2**bucket, int(self._buckets[bucket])] for bucket in range(last)],
-        }
+
+def languages(texts: Iterable[str]) -> dict[str, float]:
+    """Share of each language that is guessed (ISO 639-1), the most frequent first; of texts long enough to tell."""
+    guesses = Counter(
+        py3langid.classify(text[:_LANGUAGE_CHARACTERS])[0] for text in texts if len(text.strip()) >= _LANGUAGE_LEAST
+    )
+    total = guesses.total()
+    return {language: round(count / total, 4) for language, count in guesses.most_common()}

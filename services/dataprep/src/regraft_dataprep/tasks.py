@@ -17,6 +17,12 @@ def serve() -> None:
     settings = Settings()
     log_to_stderr(settings)
     offers = {"sources": discover.names("regraft_dataprep.sources")}
-    service = Service(name="dataprep", module="regraft_dataprep.stage", queues=[StageName.PREPARE], offers=offers)
+    service = Service(
+        name="dataprep",
+        module="regraft_dataprep.stage",
+        queues=[StageName.PREPARE],
+        offers=offers,
+        assists_in=StageName.PREPARE,
+    )
     app = make_celery(settings, queues=service.queues)
     serve_stages(app, make_engine(settings), settings, service)

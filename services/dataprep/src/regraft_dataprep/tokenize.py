@@ -1,8 +1,8 @@
 """Text to token ids, with a Hugging Face `tokenizers` tokenizer from local files.
 
-Text is only ever text: no special tokens are added, and a special token that is spelt out in a story
-(`<|endoftext|>`) is encoded as its letters, so that only the packer's EOS ends a document. Truncation and padding that
-a tokenizer file asks for are switched off, they would lose text.
+No special tokens are added. One that is spelt out in a story (`<|endoftext|>`) is encoded as its letters, so that only
+the packer's EOS ends a document, unless the dataset asks for it (`special_tokens: recognised`). Truncation and padding
+that a tokenizer file asks for are switched off, they would lose text.
 
 What is loaded here defines the ids. Datasets are encoded by `encoders`, which gives the same ids faster, as arrays.
 
@@ -22,6 +22,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from regraft.errors import InvalidInputError
+from regraft.specs.dataset import SpecialTokens
 from regraft.storage import local_path
 
 FIELD = "dataset.tokenizer"
@@ -45,8 +46,10 @@ class TextEncoder:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def load_tokenizer(uri: str) -> TextEncoder:
+def load_tokenizer(uri: str, *, special_tokens: SpecialTokens = "text") -> TextEncoder:
     """Load from a directory (`tokenizer.json`, else `vocab.json` and `merges.txt`) or from a `tokenizer.json`.
+
+    `special_tokens` in a text are text, or are recognised.
 
     Raises:
         InvalidInputError: nothing to load there, files that cannot be understood, or no EOS token.
@@ -56,9 +59,10 @@ def load_tokenizer(uri: str) -> TextEncoder:
     tokenizer = _load(files)
     folder = files[0].parent
     eos_id = _eos_id(tokenizer, folder)
-    _treat_special_tokens_as_text(tokenizer, eos_id=eos_id)
+    if special_tokens == "text":
+        _treat_special_tokens_as_text(tokenizer, eos_id=eos_id)
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    return TextEncoder(tokenizer, vocab_size, eos_id, _digest(files, eos_id=eos_id), path)
+    return TextEncoder(tokenizer, vocab_size, eos_id, _digest(files, eos_id=eos_id, special=special_tokens), path)
 
 
 def _tokenizer_files(path: Path) -> list[Path]:
@@ -164,8 +168,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _digest(files: Sequence[Path], *, eos_id: int) -> str:
-    digest = hashlib.sha256(f"eos {eos_id}".encode())
+def _digest(files: Sequence[Path], *, eos_id: int, special: SpecialTokens) -> str:
+    digest = hashlib.sha256(f"eos {eos_id}{'' if special == 'text' else ' recognised'}".encode())
     for file in files:
         content = file.read_bytes()
         digest.update(f"\n{len(files)} {len(content)}\n".encode())

@@ -114,6 +114,9 @@ class TerminalProgress:
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         typer.echo(message if level == "info" else f"{level}: {message}", err=True)
 
+    def invite(self, where: str, *, workers: int) -> None:
+        return
+
     def should_stop(self) -> bool:
         return self._stop
 

@@ -19,10 +19,10 @@ white space. `drop_duplicates`: the same text as an earlier document.
 
 
 class NearDuplicates(Spec):
-    """Drop documents much like an earlier one (MinHash over word triples)."""
+    """Drop documents much like an earlier one (MinHash over token triples)."""
 
     threshold: float = Field(0.8, gt=0.0, lt=1.0)
-    """Estimated share of common word triples (Jaccard) from which on a document is dropped."""
+    """Estimated share of common token triples (Jaccard) from which on a document is dropped."""
 
 
 class Length(Spec):

@@ -23,6 +23,8 @@ class PrepareTask(Spec):
     """Rows of the model's embedding; a larger tokenizer is refused. Null: taken from `checkpoint_uri`."""
     checkpoint_uri: str | None = None
     """The model the dataset is for: its vocabulary and positions bound the dataset's. Null: not checked."""
+    planned_windows: int | None = None
+    """How many windows the job will read, for a word on its epochs. Null: not known, or one pass."""
     output_uri: str
     """Folder of all datasets; the dataset goes to `<output_uri>/<address>`."""
 
@@ -43,6 +45,8 @@ class PrepareResult(Spec):
     max_sequence_length: int
     max_token_id: int
     """Largest id the tokenizer can give."""
+    epochs: float | None = None
+    """How often the job will read each training window, when it says so."""
 
 
 class ConvertTask(Spec):
@@ -70,7 +74,7 @@ class TrainTask(Spec):
     """Dataset and checkpoint to trained checkpoints."""
 
     dataset_uri: str
-    """A dataset folder (`train/`, `eval/`)."""
+    """A dataset folder (`train/`, `eval/`), or a flat folder of .h5 files, read as the train split."""
     checkpoint_uri: str
     """A Hugging Face directory."""
     training: TrainingSpec

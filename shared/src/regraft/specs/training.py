@@ -1,14 +1,46 @@
-"""How to train: optimiser, schedule, and when to evaluate and save."""
+"""How to train: what is read, optimiser, schedule, and when to evaluate and save."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
 from regraft.specs.base import Spec
 
+_RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
+
+
+def subset_ranges(text: str) -> tuple[tuple[Fraction, Fraction], ...]:
+    """`0.1-0.3,0.7-1.0` as (start, end) pairs, exact as written: 0.29 of 100 windows are 29.
+
+    Raises:
+        ValueError: not of this form, outside of 0 to 1, empty, or not in order.
+    """
+    matches = [_RANGE.fullmatch(part) for part in text.split(",")]
+    ranges = tuple((Fraction(match[1]), Fraction(match[2])) for match in matches if match)
+    if len(ranges) < len(matches):
+        raise ValueError("write ranges of fractions such as 0.0-0.5 or 0.1-0.3,0.7-1.0")
+    if any(end > 1 for _, end in ranges):
+        raise ValueError("a range ends at 1.0 at the latest")
+    if any(start >= end for start, end in ranges):
+        raise ValueError("a range ends after its start")
+    if any(start < end for (_, end), (start, _) in pairwise(ranges)):
+        raise ValueError("ranges come in order and do not overlap")
+    return ranges
+
+
+def _is_subset(text: str) -> str:
+    subset_ranges(text)
+    return text
+
+
+DataSubset = Annotated[str, AfterValidator(_is_subset)]
+Weight = Annotated[float, Field(gt=0.0)]
 Rate = Annotated[float, Field(ge=0.0)]
 Steps = Annotated[int, Field(ge=1)]
 
@@ -118,17 +150,37 @@ class CheckpointSpec(Spec):
     """Also keep the checkpoint with the lowest held-out loss."""
 
 
+class MixturePart(Spec):
+    """A further dataset that windows are read from."""
+
+    uri: str = Field(min_length=1)
+    """A prepared dataset, whose train split is read, or a folder of .h5 files of the reference tools."""
+    weight: Weight
+    """Its part of the windows, in relation to the other weights and to `dataset_weight`."""
+    data_subset: DataSubset | None = None
+    """Ranges of its windows as fractions, such as `0.1-0.3,0.7-1.0`; null: all."""
+
+
 class TrainingSpec(Spec):
     """The training run."""
 
     batch_size: int = Field(8, ge=1)
     """Sequences in one optimiser step, over all devices."""
     max_steps: Steps | None = None
-    """Optimiser steps; null: one pass over the training windows."""
+    """Optimiser steps; null: one pass over the job's own training windows."""
     seed: int = Field(1, ge=0, lt=2**63)
     """Seed of the sample order and of dropout."""
     shuffle: bool = True
     """Read the windows in a random order, a new one each epoch."""
+    data_subset: DataSubset | None = None
+    """Ranges of the training windows as fractions, such as `0.1-0.3,0.7-1.0`; null: all."""
+    mixture: tuple[MixturePart, ...] = ()
+    """Further datasets to mix in, each by its weight; one that runs out starts over. The held-out windows stay those of
+    the job's own dataset."""
+    dataset_weight: Weight = 1.0
+    """Weight of the job's own dataset in the mixture."""
+    max_sequence_length: int | None = Field(None, ge=2, le=1_048_576)
+    """Length of the windows that files of plain token streams are cut into; null: the files hold windows."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 where it is safe, weights and optimiser in fp32."""
     learning_rate: float = Field(6.0e-6, gt=0.0)

@@ -1,7 +1,8 @@
-"""Cleaning documents: named steps one after the other, each counting what it is given and what it lets through.
+"""Cleaning documents: named steps one after the other, each counted with what it is given and what it lets through.
 
-A step takes a text and returns it, perhaps changed, or None: the document is dropped. Steps may remember what they have
-seen, so documents must come in the corpus's own order: of two equal ones the first stays.
+Most steps look at one document alone and run wherever the document is read. Two compare documents with one another,
+`drop_duplicates` and `drop_near_duplicates`: here they only mark their place in the order, and `decide` carries them
+out once all documents are known.
 
 Not for a source's own format (tags, ids): that is the source's, before there is a document.
 """
@@ -9,54 +10,51 @@ Not for a source's own format (tags, ids): that is the source's, before there is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from regraft.specs.cleaning import CleaningStep, LengthStep, NearDuplicatesStep, QualityStep
-from regraft_dataprep.cleaning.duplicates import ExactDuplicates, NearDuplicates
 from regraft_dataprep.cleaning.filters import length_filter, quality_filter
 from regraft_dataprep.cleaning.text import drop_empty, fix_text
-from regraft_dataprep.document import Document
 
-CLEANING_STEPS_VERSION = 1
-"""Part of the content address: raise it when a step gives other text for the same document."""
+CLEANING_STEPS_VERSION = 2
+"""Part of the content address: raise it when a step gives other text, or drops others, for the same documents."""
+
+DUPLICATES = "drop_duplicates"
 
 Step = Callable[[str], str | None]
+"""A text to the text, perhaps changed, or to None: the document is dropped."""
 
 
-@dataclass(slots=True)
-class StepCount:
-    """What went into a step and what came out."""
+class Cleaned(NamedTuple):
+    """What became of one text."""
 
-    step: str
-    documents_in: int = 0
-    documents_out: int = 0
-    characters_in: int = 0
-    characters_out: int = 0
+    text: str
+    """After the last step that it reached."""
+    dropped: int
+    """The number of the step that dropped it, from 1; 0 when none did."""
+    compared: str
+    """As it was at `drop_duplicates`, or `text` where that is not among the steps it reached."""
 
 
 class Cleaner:
-    """The steps of one corpus, with their memory and their counts. Made anew for each pass over the corpus."""
+    """The steps of one corpus, as far as they need one document only. Has no memory."""
 
     def __init__(self, steps: Sequence[CleaningStep]) -> None:
-        self._steps = [(StepCount(name_of(step)), _make(step)) for step in steps]
+        self._steps = [(number, _local(step)) for number, step in enumerate(steps, start=1)]
+        self._comparing = [number for number, step in enumerate(steps, start=1) if step == DUPLICATES]
 
-    def clean(self, document: Document) -> Document | None:
-        """The document with its text cleaned, or None when a step drops it."""
-        text = document.text
-        for count, step in self._steps:
-            count.documents_in += 1
-            count.characters_in += len(text)
+    def clean(self, text: str) -> Cleaned:
+        """A text after all steps, or up to the one that drops it."""
+        compared = None
+        for number, step in self._steps:
+            if step is None:
+                compared = text if number in self._comparing else compared
+                continue
             changed = step(text)
             if changed is None:
-                return None
-            count.documents_out += 1
-            count.characters_out += len(changed)
+                return Cleaned(text, number, text if compared is None else compared)
             text = changed
-        return document if text is document.text else replace(document, text=text)
-
-    def counts(self) -> list[StepCount]:
-        """One per step, in order."""
-        return [count for count, _ in self._steps]
+        return Cleaned(text, 0, text if compared is None else compared)
 
 
 def name_of(step: CleaningStep) -> str:
@@ -64,11 +62,12 @@ def name_of(step: CleaningStep) -> str:
     return step if isinstance(step, str) else next(iter(type(step).model_fields))
 
 
-def _make(step: CleaningStep) -> Step:
+def _local(step: CleaningStep) -> Step | None:
+    """None for a step that compares documents."""
     if isinstance(step, NearDuplicatesStep):
-        return NearDuplicates(step.drop_near_duplicates).check
+        return None
     if isinstance(step, LengthStep):
         return length_filter(step.length)
     if isinstance(step, QualityStep):
         return quality_filter(step.quality)
-    return {"fix_text": fix_text, "drop_empty": drop_empty, "drop_duplicates": ExactDuplicates().check}[step]
+    return {"fix_text": fix_text, "drop_empty": drop_empty, DUPLICATES: None}[step]

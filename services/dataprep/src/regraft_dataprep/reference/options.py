@@ -1,14 +1,14 @@
 """The options of `create-hdf5`: names, defaults per generation, YAML sections, and the dump in `data_params.json`.
 
 Precedence: command line, then the YAML file, then the generation's defaults. What the original offers and this does
-not (WikiText, piecewise tokenising, other integer types) is an error where it is asked for.
+not (other modes' keys, a hub's token, other integer types) is an error that says why, where it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -40,6 +40,18 @@ _SECTIONS = {
         *("input_ids_dtype", "input_mask_dtype", "inverted_mask"),
     ),
 }
+_FIM = ("fim_rate", "spm_rate", "fim_prefix_tok", "fim_middle_tok", "fim_suffix_tok")
+_ALSO_READ = {"setup": ("module", "dataset_processor"), "processing": _FIM, "dataset": ("dataset_processor",)}
+_PROCESSOR = "LMDataPreprocessor"
+_INT32 = "the files hold int32, readers take nothing else"
+_ONLY: dict[str, tuple[object, str]] = {
+    "auth_token": (None, "no hub is asked; --huggingface_tokenizer takes a local directory"),
+    "module": (None, "it belongs to the mode Customize, which is not offered"),
+    "dataset_processor": (_PROCESSOR, "other classes belong to the mode Customize, which is not offered"),
+    **dict.fromkeys(_FIM, (None, "it belongs to the mode FIM, which is not offered")),
+    **dict.fromkeys(("input_ids_dtype", "input_mask_dtype"), ("int32", _INT32)),
+}
+"""The one value that a name of the original's may have here, and why."""
 # Absent from the original's dump unless they were given.
 _DUMPED_IF_SET = frozenset(
     (
@@ -52,12 +64,6 @@ _GEN_A_DUMP = (
     *("write_remainder", "resume_from_checkpoint", "display_pbar", "files_per_record", "write_in_batch"),
     *("tokenizer_type", "vocab_file", "encoder_file", "max_seq_length", "short_seq_prob", "ftfy_normalizer"),
     *("wikitext_detokenize", "eos_id", "pad_id"),
-)
-_GEN_B_ONLY = frozenset(
-    (
-        *("use_ftfy", "huggingface_tokenizer", "auth_token", "pack_sequences", "min_sequence_len", "input_ids_dtype"),
-        *("input_mask_dtype", "inverted_mask", "split_text_to_tokenize", "chunk_len_to_split", "remove_bos_in_chunks"),
-    )
 )
 
 
@@ -87,12 +93,12 @@ class Options(BaseModel):
     resume_from_checkpoint: bool = False
     display_pbar: bool = False
     seed: int = 0
-    split_text_to_tokenize: Literal[False] = False
-    chunk_len_to_split: int = 2000
+    split_text_to_tokenize: bool = False
+    chunk_len_to_split: int = Field(2000, ge=1)
     remove_bos_in_chunks: bool = False
     use_ftfy: bool
     ftfy_normalizer: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = "NFC"
-    wikitext_detokenize: Literal[False] = False
+    wikitext_detokenize: bool = False
     jsonl_key: str = "text"
     pack_sequences: bool = True
     min_sequence_len: int = Field(ge=0)
@@ -101,32 +107,25 @@ class Options(BaseModel):
     inverted_mask: bool = False
     overwrite: bool = False
 
-    @field_validator("split_text_to_tokenize", "wikitext_detokenize", mode="before")
-    @classmethod
-    def _truth(cls, value: object) -> object:
-        return {"True": True, "False": False, "true": True, "false": False}.get(str(value), value)
-
     @field_validator("ftfy_normalizer", mode="before")
     @classmethod
     def _no_normalizer(cls, value: object) -> object:
         return None if value == "None" else value
 
 
-def resolve(mode: str, *, given: Mapping[str, Any], params: Path | None = None) -> Options:
+def resolve(mode: Mode, *, given: Mapping[str, Any], params: Path | None = None) -> Options:
     """Options from the command line (`given`), a YAML file and the generation's defaults.
 
     Raises:
-        InvalidInputError: a name that the generation has not, or a value that is not allowed.
+        InvalidInputError: a value that is not allowed, or a name that is not offered.
         NotFoundError: no such YAML file.
     """
-    if mode not in get_args(Mode):
-        known = " and ".join(get_args(Mode))
-        raise InvalidInputError("this mode is not offered", field="mode", value=mode, remedy=f"There are {known}.")
-    chosen: Mode = GEN_A if mode == GEN_A else GEN_B
-    _refuse_foreign(chosen, given=given, params=params)
-    values = {**_DEFAULTS[chosen], **(_from_yaml(params) if params else {}), **given}
-    if given.get("ftfy") is not None:
-        values["use_ftfy"] = values.pop("ftfy")
+    values = {**_DEFAULTS[mode], **(_from_yaml(params) if params else {}), **given}
+    for name, (only, why) in _ONLY.items():
+        if values.get(name) not in (None, only):
+            raise InvalidInputError(why, field=name, value=values[name], remedy="Leave it away.")
+    for name in _ONLY.keys() - Options.model_fields.keys():
+        values.pop(name, None)
     try:
         return Options.model_validate({**values, "mode": mode})
     except ValidationError as error:
@@ -141,24 +140,11 @@ def dump(options: Options) -> dict[str, Any]:
     values = options.model_dump(mode="json")
     if options.mode == GEN_A:
         return {name: values[name] for name in _GEN_A_DUMP} | {"ftfy": options.use_ftfy}
+    shown = options.model_fields_set | (values.keys() - _DUMPED_IF_SET)
     sections = {
-        section: {name: values[name] for name in names if _is_dumped(name, value=values[name])}
-        for section, names in _SECTIONS.items()
+        section: {name: values[name] for name in names if name in shown} for section, names in _SECTIONS.items()
     }
-    return sections | {"setup": sections["setup"] | {"dataset_processor": "LMDataPreprocessor"}}
-
-
-def _is_dumped(name: str, *, value: object) -> bool:
-    return name not in _DUMPED_IF_SET or value != Options.model_fields[name].default
-
-
-def _refuse_foreign(mode: Mode, *, given: Mapping[str, Any], params: Path | None) -> None:
-    other = GEN_A if mode == GEN_B else GEN_B
-    foreign = sorted((_GEN_B_ONLY if mode == GEN_A else {"ftfy"}) & given.keys())
-    if params and mode == GEN_A:
-        foreign.append("params")
-    if foreign:
-        raise InvalidInputError(f"{mode} has no such flag", field=foreign[0], remedy=f"It belongs to {other}.")
+    return sections | {"setup": sections["setup"] | {"dataset_processor": _PROCESSOR}}
 
 
 def _from_yaml(path: Path) -> dict[str, Any]:
@@ -178,9 +164,7 @@ def _section(section: str, *, keys: object) -> dict[str, Any]:
         raise InvalidInputError(f"the sections are {', '.join(_SECTIONS)}", field="params", value=section)
     if keys is not None and not isinstance(keys, dict):
         raise InvalidInputError("expected keys and values", field=f"params.{section}", value=keys)
-    # The class is chosen by the mode; the key is part of files that the original accepts.
-    found = {name: value for name, value in (keys or {}).items() if name != "dataset_processor"}
-    for name in found:
-        if name not in _SECTIONS[section]:
+    for name in keys or {}:
+        if name not in (*_SECTIONS[section], *_ALSO_READ[section]):
             raise InvalidInputError("there is no such key", field=f"params.{section}", value=name)
-    return found
+    return {name: value for name, value in (keys or {}).items() if value is not None or name == "ftfy_normalizer"}

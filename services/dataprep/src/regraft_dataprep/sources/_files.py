@@ -2,8 +2,8 @@
 
 A folder is read recursively, limited to the suffixes of the source; files named outright, or by a glob, are taken
 whatever they are called. Folders and globs are in the order of their paths, lists in their own; a file that is named
-twice is read once. `.gz` and `.zst` are unpacked as they are read, and the raw bytes are hashed on the way. The
-trade-off: what is packed cannot be read from the middle. Not for archives of several files (.zip, .tar).
+twice is read once. `.gz` and `.zst` are unpacked as they are read. The trade-off: what is packed cannot be read from
+the middle. Files can be pickled, for other processes to read. Not for archives of several files (.zip, .tar).
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from regraft.errors import InvalidInputError
 from regraft.storage import local_path
-from regraft_dataprep.sources._streams import Digest, hashing, unpacked
+from regraft_dataprep.sources._streams import buffered, unpacked
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 FIELD = "dataset.uri"
+_PACKED = (".gz", ".zst")
+_BUFFER_BYTES = 2**20
 Uris = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -32,10 +38,10 @@ class File:
     name: str
     """Within the folder that was named, or the last part of the path: the same wherever the corpus lies."""
     opener: Callable[[], BinaryIO]
+    size: Callable[[], int | None]
+    """Bytes as they lie there; None where the file system does not say."""
     stamp: Callable[[], object]
     """Gives something else once the file was changed."""
-    seen: Digest | None = None
-    """Given the raw bytes as they are read, when there is one."""
 
     @property
     def base(self) -> str:
@@ -47,28 +53,18 @@ class File:
         """All before it."""
         return self.uri.rpartition("/")[0]
 
+    @property
+    def plain(self) -> bool:
+        """Not packed: what `open` gives can be read from the middle."""
+        return not self.name.lower().endswith(_PACKED)
+
     def open(self) -> BinaryIO:
         """The content from the start to the end, unpacked by suffix."""
-        raw = hashing(self.opener(), into=self.seen) if self.seen else self.opener()
-        return unpacked(raw, name=self.name, field=FIELD, uri=self.uri)
+        return unpacked(self.opener(), name=self.name, field=FIELD, uri=self.uri)
 
     def open_raw(self) -> BinaryIO:
         """The bytes as they lie there, for formats that are read from the middle."""
         return self.opener()
-
-    def hashed(self) -> File:
-        """The same file, with a `digest` that costs nothing once `open` was read to the end."""
-        return replace(self, seen=Digest())
-
-    def digest(self) -> Digest:
-        """Of the raw bytes."""
-        if self.seen and self.seen.complete:
-            return self.seen
-        whole = Digest()
-        with hashing(self.opener(), into=whole) as stream:
-            while stream.read(2**20):
-                pass
-        return whole
 
 
 def find_files(uri: Uris, *, suffixes: tuple[str, ...]) -> list[File]:
@@ -121,11 +117,20 @@ def _local_paths(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _local_file(path: Path, *, name: str) -> File:
-    def stamp() -> tuple[int, int, int]:
-        status = path.stat()
-        return status.st_ino, status.st_size, status.st_mtime_ns
+    return File(str(path), name, partial(_local_open, path), partial(_local_size, path), partial(_local_stamp, path))
 
-    return File(str(path), name, lambda: path.open("rb"), stamp)
+
+def _local_open(path: Path) -> BinaryIO:
+    return path.open("rb", buffering=_BUFFER_BYTES)  # as short reads and lines are common
+
+
+def _local_size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _local_stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _remote(url: str, suffixes: tuple[str, ...]) -> Iterator[File]:
@@ -166,12 +171,27 @@ def _remote_file(system: object, path: str, *, name: str) -> File:
     from fsspec import AbstractFileSystem
 
     assert isinstance(system, AbstractFileSystem)
+    return File(
+        system.unstrip_protocol(path),
+        name,
+        partial(_remote_open, system, path),
+        partial(_remote_size, system, path),
+        partial(_remote_stamp, system, path),
+    )
 
-    def stamp() -> object:
-        system.invalidate_cache()
-        return system.ukey(path)
 
-    return File(system.unstrip_protocol(path), name, lambda: system.open(path, "rb"), stamp)
+def _remote_open(system: AbstractFileSystem, path: str) -> BinaryIO:
+    return buffered(system.open(path, "rb"))  # the files of most systems have no `readline` with a limit
+
+
+def _remote_size(system: AbstractFileSystem, path: str) -> int | None:
+    size: int | None = system.size(path)
+    return size
+
+
+def _remote_stamp(system: AbstractFileSystem, path: str) -> object:
+    system.invalidate_cache()
+    return system.ukey(path)
 
 
 def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -14,10 +14,9 @@ from regraft.errors import InvalidDataError
 from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import FIELD, File
-from regraft_dataprep.sources.base import BadRecord
 
 MAX_ID_BYTES = 255
-"""A scan keeps all ids at the width of the longest."""
+"""Ids decide between equal dates, for which those of a whole corpus are held."""
 
 
 class _UnusableError(Exception):
@@ -58,16 +57,30 @@ def check_columns(columns: list[str], *, keys: Keys, file: File) -> None:
         )
 
 
-def document_of(
-    values: Mapping[str, object], *, keys: Keys, file: File, number: int, unit: str = "line"
-) -> Document | BadRecord:
+def document_of(values: Mapping[str, object], *, keys: Keys) -> Document | str:
     """The document that a record's fields make, or what is wrong with it."""
     try:
-        text = "\n".join(part for part in (_text(values, key) for key in keys.text) if part.strip())
-        metadata = {"timestamp": _moment(_value(values, keys.date)).isoformat()} if keys.date else {}
-        return Document(text, _id(_value(values, keys.id)) if keys.id else "", metadata)
+        if len(keys.text) == 1:
+            text = _text(values, keys.text[0])
+        else:
+            text = "\n".join(filter(None, (_text(values, key) for key in keys.text)))
+        if keys.id is None and keys.date is None:
+            return Document(text)
+        own_id = _id(_value(values, keys.id)) if keys.id else ""
+        return Document(text, own_id, _moment(_value(values, keys.date)) if keys.date else None)
     except _UnusableError as error:
-        return BadRecord(file.name, number, str(error), unit)
+        return str(error)
+
+
+def is_unicode(text: str) -> bool:
+    """False with lone surrogates, which broken UTF-8 may be decoded to."""
+    if text.isascii():  # known without a look at the text
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _value(values: Mapping[str, object], key: str) -> object:
@@ -77,12 +90,11 @@ def _value(values: Mapping[str, object], key: str) -> object:
 
 
 def _text(values: Mapping[str, object], key: str) -> str:
+    """Empty when it is blank."""
     value = _value(values, key)
     if not isinstance(value, str):
         raise _UnusableError(f"{key!r} is {_kind(value)}, not a text")
-    if not _is_unicode(value):
-        raise _UnusableError(f"{key!r} is not valid UTF-8")
-    return value
+    return "" if value.isspace() else value
 
 
 def _id(value: object) -> str:
@@ -90,8 +102,6 @@ def _id(value: object) -> str:
         return str(value)
     if not isinstance(value, str) or not value:
         raise _UnusableError(f"the id is {_kind(value)}, not a text or a whole number")
-    if not _is_unicode(value):
-        raise _UnusableError("the id is not valid UTF-8")
     if len(value.encode()) > MAX_ID_BYTES:
         raise _UnusableError(f"the id is longer than {MAX_ID_BYTES} bytes")
     return value
@@ -109,15 +119,6 @@ def _moment(value: object) -> datetime:
         return moment.replace(microsecond=0, tzinfo=None)
     except (ValueError, OverflowError) as error:
         raise _UnusableError(f"the date {str(value)[:40]!r} is no ISO 8601 date or time") from error
-
-
-def _is_unicode(text: str) -> bool:
-    """False with lone surrogates, which JSON can spell and broken UTF-8 is decoded to."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _kind(value: object) -> str:

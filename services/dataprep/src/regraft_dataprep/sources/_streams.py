@@ -1,7 +1,7 @@
-"""Byte streams for `_files`: hashed as they pass, unpacked from gzip or Zstandard, with an error where they break off.
+"""Byte streams: unpacked from gzip or Zstandard, with an error where they break off; hashed, and their lines counted.
 
-The trade-off: hashing happens in Python calls, one per block, which is why the blocks are a megabyte. Not for formats
-that seek.
+The trade-off: all of it happens in Python calls, one per block, which is why the blocks are a megabyte. Not for formats
+that seek in what is packed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,6 @@ import zstandard
 from regraft.errors import InvalidDataError
 
 _BLOCK = 2**20
-
-
-class Digest:
-    """SHA-256 and length of a stream."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self.bytes = 0
-        self.complete = False
-        """The end of the stream was reached."""
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    def update(self, block: memoryview) -> None:
-        self._sha256.update(block)
-        self.bytes += len(block)
-        self.complete = not block
 
 
 class _Readable(io.RawIOBase):
@@ -59,15 +40,28 @@ class _Readable(io.RawIOBase):
         super().close()
 
 
-def hashing(stream: BinaryIO, *, into: Digest) -> BinaryIO:
-    """`stream`, with every byte that is read given to `into`."""
+def sha256_of(stream: BinaryIO) -> tuple[str, int]:
+    """The SHA-256 and the length of all that is left of `stream`; other threads run meanwhile."""
+    digest, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(_BLOCK))
+    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(buffer[:count])
+        size += count
+    return digest.hexdigest(), size
 
-    def read(size: int) -> bytes:
-        block = stream.read(size)
-        into.update(memoryview(block))
-        return block
 
-    return _buffered(read, stream)
+def count_newlines(stream: BinaryIO, size: int) -> int:
+    """Newlines in the next `size` bytes."""
+    lines = 0
+    while size and (block := stream.read(min(_BLOCK, size))):
+        lines += block.count(b"\n")
+        size -= len(block)
+    return lines
+
+
+def buffered(stream: BinaryIO) -> BinaryIO:
+    """A stream that reads ahead, so that short reads and lines are cheap, and that has the methods of a local one."""
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BLOCK))
 
 
 def unpacked(stream: BinaryIO, *, name: str, field: str, uri: str) -> BinaryIO:
@@ -91,11 +85,7 @@ def unpacked(stream: BinaryIO, *, name: str, field: str, uri: str) -> BinaryIO:
                 reason="corpus_malformed",
             ) from error
 
-    return _buffered(read, stream)
-
-
-def _buffered(read: Callable[[int], bytes], stream: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(_Readable(read, stream), _BLOCK))
+    return buffered(cast(BinaryIO, _Readable(read, stream)))
 
 
 class _Zstandard:

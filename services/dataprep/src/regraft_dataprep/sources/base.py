@@ -1,30 +1,60 @@
 """What a data source is: one file in this package with a class derived from `Source` and its `open_source`.
 
-A source says how one file becomes documents (`read_file`); finding files, hashing, ids, columns and the limit on bad
-records are here. A corpus is read twice in file order: `scan` learns what is needed to name and to split it,
-`documents` yields the text. The trade-off: reading twice costs disk bandwidth and saves holding the corpus in memory.
-Not for what cannot be read twice, such as a pipe.
+A corpus is the sum of its *parts*, in their order. A part is a file or a piece of one that can be read on its own, so
+several processes can read a corpus side by side; where it is cut depends on the files alone, never on the machine. A
+source says how a part becomes documents (`read`) and, when its files can be read from the middle, where to cut them
+(`spans`); finding and hashing files is here. The trade-off: the hash costs one pass over the bytes before the first
+document is read. Not for what cannot be read twice, such as a pipe.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
 
 from regraft.errors import InvalidDataError
 from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
-from regraft_dataprep.sources._columns import Columns, Facts, facts_of
 from regraft_dataprep.sources._files import FIELD, File, Uris, find_files
+from regraft_dataprep.sources._streams import count_newlines, sha256_of
 
-_BAD_SHOWN = 20
-_Record = TypeVar("_Record")
+PART_BYTES = 32 * 2**20
+_HASHING_THREADS = 4
+
+Span = tuple[int, int | None]
+"""`start` and `end` of a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of one file that can be read on its own; a corpus is the sum of its parts, in order."""
+
+    file: int
+    """Position in `Source.files`."""
+    start: int = 0
+    """Bytes for text formats, row groups for Parquet."""
+    end: int | None = None
+    """None: to the end."""
+
+    @property
+    def stop(self) -> int:
+        """`end` as a number, beyond every file where there is none."""
+        return sys.maxsize if self.end is None else self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a corpus is, byte for byte."""
+
+    sha256: str
+    """Of the raw bytes of a single file; of the files' digests, in order, when there are several."""
+    bytes: int
+    files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +64,13 @@ class BadRecord:
     file: str
     """Its name, as in `File.name`."""
     number: int
-    """Of its line, or of its row."""
+    """Of its line, or of its row, in the whole file."""
     cause: str
     unit: str = "line"
     """What is counted by `number`."""
 
     def __str__(self) -> str:
         return f"{self.file}, {self.unit} {self.number}: {self.cause}"
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecords:
-    """Those of a whole corpus."""
-
-    total: int = 0
-    first: tuple[BadRecord, ...] = ()
-    """Twenty at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """A corpus in columns; position i of each is the i-th document that `documents` yields."""
-
-    sha256: str
-    """Of the raw bytes of a single file; of the files' digests, in order, when there are several."""
-    bytes: int
-    timestamps: npt.NDArray[np.datetime64]
-    """datetime64[s]; NaT where a document has none."""
-    ids: npt.NDArray[Any]
-    """Bytes strings (dtype S); empty where a document has none of its own, and where it is undated: there the
-    position decides."""
-    has_text: npt.NDArray[np.bool_]
-    """False where nothing is left after cleaning."""
-    stray_lines: int = 0
-    """Lines with text outside of any story, which are ignored."""
-    bad: BadRecords = BadRecords()
-    """Records that are left out."""
-
-    @property
-    def stories(self) -> int:
-        return len(self.ids)
 
 
 class Source(ABC):
@@ -85,48 +82,61 @@ class Source(ABC):
     def __init__(self, uri: Uris, *, reading: ReadingSpec | None = None) -> None:
         self.reading = reading or ReadingSpec()
         self.stray_lines = 0
-        """A source may count here while its facts are read."""
+        """Lines with text outside of any document, which are ignored: counts up while parts are read."""
         self.files = self.select(find_files(uri, suffixes=self.suffixes))
         if not self.files:
             raise empty_corpus(str(uri))
         self._stamps = [file.stamp() for file in self.files]
+        self._counted: dict[int, tuple[int, int]] = {}
+        """By file: a position, and the newlines before it."""
 
     @abstractmethod
-    def read_file(self, file: File) -> Iterator[Document | BadRecord]:
-        """All documents of a file in order, those without text too; what is none is a BadRecord.
+    def read(self, part: Part) -> Iterator[Document | BadRecord]:
+        """All documents of a part in order, those without text too; what is none is a BadRecord.
 
-        A document's `id` is empty where the file has none; its `metadata["timestamp"]` is ISO 8601 without a zone.
+        However the files are cut into parts, all of them together yield the same: each record once, with the same
+        number. A document that is not held whole is yielded in pieces, of which all but the last `continues`.
+
+        Raises:
+            InvalidDataError: what is wrong concerns the whole file.
         """
 
-    def facts(self, file: File) -> Iterator[Facts | BadRecord]:
-        """What a scan has to know of each record; for sources that know it sooner than the text."""
-        return (record if isinstance(record, BadRecord) else facts_of(record) for record in self.read_file(file))
+    def spans(self, file: File, *, part_bytes: int) -> list[Span]:
+        """Where the parts of a file begin and end; for sources that can read a file from its middle."""
+        return [(0, None)]
 
     def select(self, files: list[File]) -> list[File]:
         """The files to read out of those found; for sources whose folders say which."""
         return files
 
-    def scan(self) -> Scan:
-        """One pass over the raw bytes. Raises InvalidDataError when the structure is not the source's."""
-        self.stray_lines = 0
-        columns, bad, digests = Columns(), _BadCount(self.reading.max_bad_records), []
-        for file in (file.hashed() for file in self.files):
-            for facts in bad.without(self.facts(file)):
-                columns.add(facts)
-            digests.append(file.digest())
-        timestamps, ids, has_text = columns.arrays()
-        sha256, size = _sha256([digest.sha256 for digest in digests]), sum(digest.bytes for digest in digests)
-        scan = Scan(sha256, size, timestamps, ids, has_text, self.stray_lines, bad.result())
-        if not scan.has_text.any():
-            raise empty_corpus(self.files[0].uri)
-        return scan
+    def parts(self, *, part_bytes: int = PART_BYTES) -> list[Part]:
+        """The corpus in parts of about `part_bytes`, at least one per file: the same ones on every machine."""
+        spans = [self.spans(file, part_bytes=part_bytes) for file in self.files]
+        return [Part(number, *span) for number, of_file in enumerate(spans) for span in of_file]
 
-    def documents(self) -> Iterator[Document]:
-        """All documents in file order, those without text too, with memory for a few of them."""
-        bad = _BadCount(self.reading.max_bad_records)
-        for file in self.files:
-            for number, document in enumerate(bad.without(self.read_file(file)), start=1):
-                yield document if document.id else replace(document, id=f"{file.name}:{number}")
+    def inventory(self) -> Inventory:
+        """One pass over the raw bytes of all files, a few of them side by side."""
+        with ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash") as pool:
+            digests, sizes = zip(*pool.map(_digest, self.files), strict=True)
+        sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return Inventory(sha256, sum(sizes), len(digests))
+
+    def lines_before(self, file: int, position: int) -> int:
+        """Newlines in a file before a byte of its (unpacked) content, for line numbers in messages.
+
+        Counts on from where it was asked before, so that many bad records do not read a file many times.
+        """
+        start, lines = self._counted.get(file, (0, 0))
+        if position < start:
+            start, lines = 0, 0
+        if position > start:
+            with self.files[file].open() as stream:
+                if start:
+                    stream.seek(start)
+                lines += count_newlines(stream, position - start)
+        if self.files[file].plain:
+            self._counted[file] = position, lines
+        return lines
 
     def check_unchanged(self) -> None:
         """Raises InvalidDataError when a file was changed since this object was made."""
@@ -141,36 +151,12 @@ class Source(ABC):
                 )
 
 
-class _BadCount:
-    """Counts bad records and raises at the one that is too many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._total = 0
-        self._first: list[BadRecord] = []
-
-    def without(self, records: Iterable[_Record | BadRecord]) -> Iterator[_Record]:
-        for record in records:
-            if isinstance(record, BadRecord):
-                self._count(record)
-            else:
-                yield record
-
-    def result(self) -> BadRecords:
-        return BadRecords(self._total, tuple(self._first))
-
-    def _count(self, record: BadRecord) -> None:
-        self._total += 1
-        if len(self._first) < _BAD_SHOWN:
-            self._first.append(record)
-        if self._total > self._limit:
-            raise InvalidDataError(
-                f"{self._total} records cannot be read and {self._limit} may be; the last is {record}",
-                field=FIELD,
-                value=record.file,
-                remedy="Mend the record, or allow more of them with dataset.reading.max_bad_records.",
-                reason="too_many_bad_records",
-            )
+def by_bytes(file: File, *, part_bytes: int) -> list[Span]:
+    """Spans of `part_bytes`; the whole file when it is packed, or of a size that nobody knows."""
+    size = file.size() if file.plain else None
+    if size is None or size <= part_bytes:
+        return [(0, None)]
+    return [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
 
 
 def empty_corpus(uri: str) -> InvalidDataError:
@@ -184,8 +170,20 @@ def empty_corpus(uri: str) -> InvalidDataError:
     )
 
 
-def _sha256(digests: list[str]) -> str:
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+def too_many(total: int, limit: int, last: BadRecord) -> InvalidDataError:
+    """The error of more bad records than `dataset.reading.max_bad_records` allows."""
+    return InvalidDataError(
+        f"{total} records cannot be read and {limit} may be; the last is {last}",
+        field=FIELD,
+        value=last.file,
+        remedy="Mend the record, or allow more of them with dataset.reading.max_bad_records.",
+        reason="too_many_bad_records",
+    )
+
+
+def _digest(file: File) -> tuple[str, int]:
+    with file.open_raw() as stream:
+        return sha256_of(stream)
 
 
 def _now(file: File) -> object:

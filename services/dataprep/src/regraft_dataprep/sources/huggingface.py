@@ -2,8 +2,9 @@
 
 The folder of a Dataset, or of a DatasetDict, whose splits follow one another in the order of `dataset_dict.json`.
 `state.json` says which Arrow files belong to the dataset: a cache file beside them is not read, and one that is
-missing is an error. A row is bad as in Parquet. The trade-off: nothing of the `datasets` library is needed, and none
-of its features (decoding, indices, streaming from a hub) are there. Not for a dataset's name on a hub: save it first.
+missing is an error. Each file is one part; a row is bad as in Parquet. The trade-off: nothing of the `datasets` library
+is needed, and none of its features (decoding, indices, streaming from a hub) are there. Not for a dataset's name on a
+hub: save it first.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from regraft_dataprep.document import Document
 from regraft_dataprep.sources._arrow import broken, documents_in, naming
 from regraft_dataprep.sources._files import FIELD, File, Uris
 from regraft_dataprep.sources._records import check_columns, keys_of
-from regraft_dataprep.sources.base import BadRecord, Source
+from regraft_dataprep.sources.base import BadRecord, Part, Source
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"
+_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)  # parts are read by several processes
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
@@ -32,12 +34,12 @@ class HuggingFaceSource(Source):
 
     suffixes = (".arrow", _STATE, _SPLITS)
 
-    def read_file(self, file: File) -> Iterator[Document | BadRecord]:
-        keys = keys_of(self.reading)
+    def read(self, part: Part) -> Iterator[Document | BadRecord]:
+        file, keys = self.files[part.file], keys_of(self.reading)
         _check_end(file)
         with file.open() as stream:
             with naming(file):
-                batches = pa.ipc.open_stream(stream)
+                batches = pa.ipc.open_stream(stream, options=_ONE_THREAD)
             check_columns(batches.schema.names, keys=keys, file=file)
             yield from documents_in(iter(batches), keys=keys, file=file)
 

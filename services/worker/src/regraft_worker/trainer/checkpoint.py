@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -46,14 +46,31 @@ Reported = dict[str, Any]
 """What was told at a step: `step`, `metrics`, `tokens`."""
 
 
+class DataPosition(Spec):
+    """How far the windows are read; these two keys are those of the reference tools' checkpoints."""
+
+    samples_streamed: int
+    """Over all datasets and devices, from the start of the run."""
+    seed: int
+    """Of the order; another one would read other windows from here on."""
+
+
+class DatasetRead(Spec):
+    """What one dataset is, wherever it lies: its address, or where it has no manifest, a digest of what files say."""
+
+    address: str | None = None
+    files: str | None = None
+    """Of their names, sizes, numbers of windows and types."""
+
+
 class TrainingState(Spec):
     """`state.json`: where a run stands, and what made it."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     step: int = 0
     """Finished optimiser steps; also the position of the schedule."""
-    windows_read: int = 0
-    """Position in the epochs laid end to end."""
+    dataloader: DataPosition
+    """Position in the order of the windows."""
     tokens_seen: int = 0
     """Tokens counted in the loss so far."""
     train_loss: float | None = None
@@ -68,9 +85,23 @@ class TrainingState(Spec):
     dataset: str | None
     """Address of the dataset; null when it has no manifest."""
     dataset_windows: int
+    dataset_files: str | None = None
+    """Without a manifest: a digest of the dataset's files, as in `DatasetRead`."""
+    mixture: tuple[DatasetRead, ...] = ()
+    """The further datasets, in the order of `training.mixture`."""
     base: str | None
     """Address of the checkpoint the run started from; null when it has no manifest."""
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, data: Any) -> Any:
+        """Version 1 knew one dataset, and the position as `windows_read`; the seed was, and is, in `training`."""
+        if not isinstance(data, dict) or data.get("format_version") != 1:
+            return data
+        position = {"samples_streamed": data.get("windows_read"), "seed": data.get("training", {}).get("seed")}
+        kept = {name: value for name, value in data.items() if name != "windows_read"}
+        return {**kept, "format_version": 2, "dataloader": position}
 
     def summary(self) -> dict[str, object]:
         """For the manifest and the job's record."""
@@ -122,6 +153,7 @@ def save(
         lines = "".join(json.dumps(report) + "\n" for report in reports)
         (draft.folder / _REPORTS).write_text(lines, encoding="utf-8")
         roles = {"dataset": state.dataset, "base": state.base}
+        roles |= {f"mixture.{number}": part.address for number, part in enumerate(state.mixture)}
         draft.parents = {role: address for role, address in roles.items() if address is not None}
         draft.made_by = state.training.model_dump(mode="json", by_alias=True)
         draft.summary = state.summary()

@@ -28,8 +28,8 @@ from regraft.specs import TrainingSpec, TrainResult, TrainTask
 from regraft.storage import is_published, local_path, to_uri
 from regraft_worker.model.loss import mean_loss
 from regraft_worker.trainer import checkpoint
-from regraft_worker.trainer.checkpoint import Reported, TrainingState
-from regraft_worker.trainer.data import SampleOrder, read_batch
+from regraft_worker.trainer.checkpoint import DataPosition, Reported, TrainingState
+from regraft_worker.trainer.data import as_features, samples_of
 from regraft_worker.trainer.evaluate import scores
 from regraft_worker.trainer.inputs import Inputs, open_inputs
 from regraft_worker.trainer.optimizer import AdamW
@@ -60,6 +60,7 @@ def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
             _say_again(run, start, progress, total=inputs.max_steps)
         if start is not None and state.step == inputs.max_steps:
             return _result(run, state)
+        _announce_mixture(inputs, progress, samples=inputs.max_steps * task.training.batch_size)
         return _Run(task, inputs, target, progress, state=state, start=start).finish()
 
 
@@ -85,9 +86,6 @@ class _Run:
             checkpoint.load_optimizer(start, model=self.model, optimizer=self.optimizer)
             progress.event(f"going on from step {state.step}", data={"step": state.step})
         self.schedule = schedule_of(self.spec, max_steps=inputs.max_steps)
-        self.order = SampleOrder(
-            len(inputs.train), seed=self.spec.seed, batch_size=self.spec.batch_size, shuffle=self.spec.shuffle
-        )
         self.saved_step = state.step
         self.pace = _Pace()
         self.reports: deque[Reported] = deque(checkpoint.read_reports(start) if start else (), maxlen=KEPT_REPORTS)
@@ -116,9 +114,8 @@ class _Run:
         """One optimiser step; its metrics when they are to be reported."""
         began = time.monotonic()
         vocab_size = self.inputs.description.architecture.vocab_size
-        features = read_batch(
-            self.inputs.train, self.order.batch(step), vocab_size=vocab_size, device=self.target.device
-        )
+        samples = samples_of(step, batch_size=self.spec.batch_size)
+        features = as_features(self.inputs.train.read(samples, vocab_size=vocab_size), device=self.target.device)
         torch.manual_seed(seed_of(self.spec.seed, step))
         self.optimizer.zero_grad(set_to_none=True)
         with self.target.autocast(self.spec.precision):
@@ -139,7 +136,7 @@ class _Run:
             "train_lr": rate,
             "train_grad_norm": norm,
             "tokens_per_second": self.pace.take(),
-            "epoch": self.state.windows_read / len(self.inputs.train),
+            "epoch": self.inputs.train.epochs(self.state.dataloader.samples_streamed)[0],
         }
 
     def _clip(self) -> Tensor:
@@ -164,7 +161,7 @@ class _Run:
     def _move_to(self, step: int, train_loss: float, tokens: int) -> None:
         change = {
             "step": step,
-            "windows_read": step * self.spec.batch_size,
+            "dataloader": DataPosition(samples_streamed=step * self.spec.batch_size, seed=self.spec.seed),
             "tokens_seen": self.state.tokens_seen + tokens,
             "train_loss": train_loss,
             "val_loss": None,
@@ -254,13 +251,30 @@ def seed_of(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8], "little")
 
 
+def _announce_mixture(inputs: Inputs, progress: Progress, *, samples: int) -> None:
+    """What a mixture will make of its datasets: a small one may be read far more often than was meant."""
+    train = inputs.train
+    if len(train.parts) == 1:
+        return
+    found = [
+        {"dataset": part.field, "windows": len(part.ranges), "share": float(share), "epochs": epochs}
+        for part, share, epochs in zip(train.parts, train.shares, train.epochs(samples), strict=True)
+    ]
+    lines = "; ".join("{dataset}: {windows} windows, share {share:.4g}, {epochs:.4g} epochs".format(**x) for x in found)
+    progress.event(f"windows are read from {len(found)} datasets: {lines}", data={"datasets": found})
+
+
 def _fresh_state(task: TrainTask, inputs: Inputs) -> TrainingState:
+    own, *mixed_in = inputs.datasets
     return TrainingState(
         training=task.training,
         target=task.target,
         max_steps=inputs.max_steps,
-        dataset=inputs.dataset_address,
-        dataset_windows=len(inputs.train),
+        dataloader=DataPosition(samples_streamed=0, seed=task.training.seed),
+        dataset=own.address,
+        dataset_windows=len(inputs.train.parts[0].dataset),
+        dataset_files=own.files,
+        mixture=tuple(mixed_in),
         base=inputs.base_address,
         versions={
             "regraft": version("regraft-worker"),
@@ -280,7 +294,7 @@ def _continued_state(task: TrainTask, inputs: Inputs, folder: Path) -> TrainingS
     found, fresh = checkpoint.read_state(folder), _fresh_state(task, inputs)
     before, now = _identity(found), _identity(fresh)
     for name, value in now.items():
-        if before[name] != value and None not in (before[name], value):
+        if name in before and before[name] != value:
             raise InvalidInputError(
                 f"the run in this folder was started with {before[name]!r}",
                 field=name,
@@ -298,16 +312,26 @@ def _continued_state(task: TrainTask, inputs: Inputs, folder: Path) -> TrainingS
 
 
 def _identity(state: TrainingState) -> dict[str, object]:
-    """What must not change within a run. When it is saved, scored and logged, and how long it is, may."""
+    """What must not change within a run. When it is saved, scored and logged, and how long it is, may.
+
+    Nor does it matter where a dataset lies. What has no address, or was not noted by an earlier version, is left out.
+    """
     free = {"max_steps", "evaluate", "checkpoint", "log_every_steps", "schedule", "learning_rate"}
-    options = state.training.model_dump(mode="json", exclude=free)
+    options = state.training.model_dump(
+        mode="json", exclude={**dict.fromkeys(free, True), "mixture": {"__all__": {"uri"}}}
+    )
     rates = schedule_of(state.training, max_steps=state.max_steps).parts
+    known = {
+        "dataset": state.dataset,
+        "dataset.files": state.dataset_files,
+        "base_checkpoint": state.base,
+        **{f"training.mixture[{number}].uri": part.address or part.files for number, part in enumerate(state.mixture)},
+    }
     return {
         **{f"training.{name}": value for name, value in options.items()},
         "training.schedule": [part.model_dump(mode="json", by_alias=True) for part in rates],
-        "dataset": state.dataset,
         "dataset.windows": state.dataset_windows,
-        "base_checkpoint": state.base,
+        **{name: value for name, value in known.items() if value is not None},
     }
 
 

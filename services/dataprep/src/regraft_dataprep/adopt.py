@@ -1,0 +1,233 @@
+"""Windows that another tool has made: checked value by value and written into a dataset of this project's own layout.
+
+One folder with `train` and `eval` (or `val`, `valid`, `validation`, `test`) in it; or one flat folder, whose last
+windows are held out; or two, the second as `dataset.validation.uri`. Ids must be within the tokenizer's vocabulary,
+masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and labels the inputs shifted by one: other labels
+would train, and train nonsense.
+
+The trade-off: everything is copied, so that what happens to the original later does not matter. Not for documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
+from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Dataset, Windows, validate_shard
+from regraft.hdf5_chunks import append, create_dataset, windows_per_chunk
+from regraft.specs.dataset import DatasetSpec, PackingSpec
+from regraft.storage import Draft, local_path, publish
+from regraft_dataprep.given import Given
+from regraft_dataprep.report import write_json
+
+SOURCE = "hdf5"
+ADOPT_VERSION = 1
+"""Part of the content address: raise it when the same files give another dataset."""
+
+_EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
+_BLOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Windows `first` to `last` (excluded) of a dataset."""
+
+    dataset: Dataset
+    first: int
+    last: int
+    inverted: bool
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+class Adoption:
+    """One dataset being taken over."""
+
+    def __init__(self, given: Given) -> None:
+        self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
+        self.inventory, self.encoder = given.inventory, given.encoder
+        _check_options(self.spec)
+        self.splits = _splits(self.spec)
+        self.address = self._address()
+
+    def make(self, folder: Path) -> None:
+        """All of it, up to the published dataset.
+
+        Raises:
+            InvalidDataError: a window is not what it should be.
+            InterruptedStageError: asked to stop; nothing is left behind.
+        """
+        with publish(folder, kind="dataset") as draft:
+            labels = {name: self._write_split(draft.folder / name, split) for name, split in self.splits.items()}
+            self._describe(draft, labels)
+
+    def _address(self) -> str:
+        """The name of the dataset: a hash of all that determines its bytes."""
+        parts = {
+            "adopt_version": ADOPT_VERSION,
+            "source_sha256": self.inventory.sha256,
+            "tokenizer_digest": self.encoder.digest,
+            "splits": {name: [split.first, split.last] for name, split in self.splits.items()},
+            **self.spec.model_dump(mode="json", include={"max_sequence_length", "examples_per_file"}),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _describe(self, draft: Draft, labels: dict[str, int]) -> None:
+        report = {
+            "source": SOURCE,
+            "source_sha256": self.inventory.sha256,
+            "source_bytes": self.inventory.bytes,
+            "splits": {name: self._facts(split, labels[name]) for name, split in self.splits.items()},
+        }
+        write_json(draft.folder / "corpus_report.json", report)
+        draft.parents = {"corpus": self.inventory.sha256, "tokenizer": self.encoder.digest}
+        draft.made_by = self.task.model_dump(mode="json")
+        draft.summary = {
+            "documents": 0,
+            "max_sequence_length": self.spec.max_sequence_length,
+            "max_token_id": self.encoder.vocab_size - 1,
+            **{f"{name}_examples": len(split) for name, split in self.splits.items()},
+            **{f"{name}_tokens": labels[name] for name in self.splits},
+        }
+
+    def _facts(self, split: _Split, labels: int) -> dict[str, Any]:
+        padding = 1 - labels / (len(split) * self.spec.max_sequence_length)
+        return {"examples": len(split), "loss_tokens": labels, "padding_share": round(padding, 6)}
+
+    def _write_split(self, folder: Path, split: _Split) -> int:
+        folder.mkdir()
+        step = self.spec.examples_per_file
+        labels = 0
+        for number, first in enumerate(range(split.first, split.last, step)):
+            path = folder / f"examples_{number}_0.h5"
+            labels += self._write_file(path, split, first, min(first + step, split.last))
+        rows = {"features": list(split.dataset.features), "setup": {"source": SOURCE}}
+        content = {**rows, "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels}}
+        write_json(folder / "data_params.json", content)
+        return labels
+
+    def _write_file(self, path: Path, split: _Split, first: int, last: int) -> int:
+        length, rows = self.spec.max_sequence_length, len(split.dataset.features)
+        with h5py.File(path, "w-") as file:
+            per_chunk = windows_per_chunk(length, rows=rows)
+            data = create_dataset(file, max_sequence_length=length, rows=rows, per_chunk=per_chunk)
+            for block in self._blocks(split, first, last, per_chunk):
+                append(data, block)
+                self.progress.step(data.shape[0], {}, total=last - first)
+            file.attrs[COUNT] = data.shape[0]
+        return validate_shard(path, max_sequence_length=length, vocab_size=self.encoder.vocab_size, rows=rows)
+
+    def _blocks(self, split: _Split, first: int, last: int, per_chunk: int) -> Iterator[Windows]:
+        size = 4 * len(split.dataset.features) * self.spec.max_sequence_length
+        step = max(1, _BLOCK_BYTES // (size * per_chunk)) * per_chunk
+        for start in range(first, last, step):
+            if self.progress.should_stop():
+                raise InterruptedStageError("data preparation was asked to stop; it starts anew when it is resumed")
+            block = split.dataset.rows(np.arange(start, min(start + step, last)))
+            if split.inverted:
+                block[:, MASK] = 1 - block[:, MASK]
+            _check_shift(block, start, shifted=split.dataset.features == FEATURES)
+            yield block
+
+
+def _check_shift(block: Windows, start: int, *, shifted: bool) -> None:
+    """With document boundaries a label may be another document's end, so only plain windows are checked."""
+    inside = (block[:, MASK, :-1] == 1) & (block[:, MASK, 1:] == 1)
+    wrong = (block[:, LABELS, :-1] != block[:, INPUT_IDS, 1:]) & inside if shifted else np.zeros(1, dtype=bool)
+    if wrong.any():
+        window = start + int(np.flatnonzero(wrong.any(axis=-1))[0])
+        raise InvalidDataError(
+            f"the labels of window {window} are not its inputs shifted by one",
+            field="dataset.uri",
+            value=int(wrong.sum()),
+            remedy="Make the files again with labels that are shifted on disk, as the layout demands.",
+            reason="invalid_dataset",
+        )
+
+
+def _check_options(spec: DatasetSpec) -> None:
+    defaults = DatasetSpec(uri="any")
+    for field, value, default in (
+        ("cleaning", spec.cleaning, defaults.cleaning),
+        ("packing", spec.packing, PackingSpec()),
+        ("reading", spec.reading, defaults.reading),
+        ("require", spec.require, defaults.require),
+    ):
+        if value != default:
+            raise InvalidInputError(
+                "windows that are tokenised already are taken as they are",
+                field=f"dataset.{field}",
+                remedy="Leave this out, or name the documents and not the HDF5 files.",
+            )
+
+
+def _splits(spec: DatasetSpec) -> dict[str, _Split]:
+    folders = [_folder(uri, field) for field, uris in _named(spec) for uri in uris]
+    if len(folders) == 1 and (inside := next((folders[0] / n for n in _EVAL_NAMES if (folders[0] / n).is_dir()), None)):
+        folders = [folders[0] / "train", inside]
+    found = [_open(folder, spec) for folder in folders]
+    if len(found) == 2:
+        return {
+            name: _Split(one, 0, len(one), inverted)
+            for name, (one, inverted) in zip(("train", "eval"), found, strict=True)
+        }
+    (dataset, inverted), count = found[0], len(found[0][0])
+    if spec.validation.order == "hashed" or count < 2:
+        raise InvalidInputError(
+            "windows can be held out from the end of the files only, and there must be two",
+            field="dataset.validation",
+            value=count,
+            remedy="Use the order 'chronological', or name files to hold out with dataset.validation.uri.",
+        )
+    held_out = min(max(round(spec.validation.fraction * count), 1), count - 1)
+    return {
+        "train": _Split(dataset, 0, count - held_out, inverted),
+        "eval": _Split(dataset, count - held_out, count, inverted),
+    }
+
+
+def _named(spec: DatasetSpec) -> list[tuple[str, tuple[str, ...]]]:
+    named = [
+        ("dataset.uri", spec.uris),
+        *([("dataset.validation.uri", spec.validation.uris)] if spec.validation.uri else []),
+    ]
+    for field, uris in named:
+        if len(uris) > 1:
+            raise InvalidInputError(
+                "HDF5 files are taken from one folder",
+                field=field,
+                value=list(uris),
+                remedy="Name one; mix several datasets with training.mixture.",
+            )
+    return named
+
+
+def _folder(uri: str, field: str) -> Path:
+    folder = local_path(uri, field=field)
+    if not folder.is_dir():
+        raise InvalidInputError("this is no folder", field=field, value=str(folder), remedy="Name the files' folder.")
+    return folder
+
+
+def _open(folder: Path, spec: DatasetSpec) -> tuple[Dataset, bool]:
+    """The dataset, and whether its mask is inverted."""
+    dataset = Dataset(folder, max_sequence_length=spec.max_sequence_length)
+    if dataset.max_sequence_length != spec.max_sequence_length:
+        raise InvalidInputError(
+            f"the files have windows of {dataset.max_sequence_length} tokens",
+            field="dataset.max_sequence_length",
+            value=spec.max_sequence_length,
+            remedy=f"Set it to {dataset.max_sequence_length}.",
+        )
+    params = folder / "data_params.json"
+    content = json.loads(params.read_bytes()) if params.is_file() else {}
+    return dataset, bool(content.get("dataset", {}).get("inverted_mask", False))

@@ -1,0 +1,216 @@
+"""Processes that share the units of a preparation, on this machine; with others elsewhere through the work folder.
+
+Each of them asks for nothing and decides nothing: the lead claims a unit, hands it over, and hears what comes of it.
+One that dies (the kernel's out-of-memory killer, a full disk under HDF5) is replaced once for its unit; the second
+time the preparation fails, with the cause as far as it can be told. With one process the lead does the units itself.
+
+The trade-off: a fresh process costs a second before its first document, so a small corpus is better off with one.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from regraft.errors import RegraftError
+from regraft.processes import die_with
+from regraft_dataprep.encoders import DifferentIdsError
+from regraft_dataprep.units import Units
+from regraft_dataprep.work import BEAT_SECONDS, WorkFolder
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_ATTEMPTS = 2
+_LEFT_FREE = 16 * 2**20
+
+
+class Watch(Protocol):
+    """Whoever wants to know how it goes."""
+
+    def check(self) -> None:
+        """Called often; raises to stop everything."""
+
+    def tick(self, unit: str, first: int, second: int) -> None:
+        """How far a unit is (see `units.Tick`)."""
+
+    def done(self, unit: str) -> None:
+        """A unit is done, here or elsewhere."""
+
+
+class Crew:
+    """`processes` at work on one work folder; they end with the context."""
+
+    def __init__(self, units: Units, *, processes: int) -> None:
+        self._units, self._work, self._processes = units, units.work, processes
+        self._hands: list[_Hand] = []
+        self._died: Counter[str] = Counter()
+        self._beaten = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes at once; what they are at is lost, and nothing else."""
+        for hand in self._hands:
+            hand.end()
+            if hand.unit:
+                self._work.release(hand.unit)
+        if self._hands:
+            self._work.clear()
+        self._hands.clear()
+
+    def run(self, names: Sequence[str], watch: Watch) -> None:
+        """Until every unit is done, here or elsewhere.
+
+        Raises:
+            RegraftError, OSError, MemoryError, DifferentIdsError: what a unit or `watch` has raised.
+        """
+        waiting = deque(names)
+        while waiting or any(hand.unit for hand in self._hands):
+            watch.check()
+            self._beat()
+            unit = self._next(waiting, watch)
+            if unit is None:
+                self._listen(waiting, watch)
+            elif self._processes == 1:
+                self._do(unit, watch)
+            else:
+                self._idle().give(unit)
+
+    def _next(self, waiting: deque[str], watch: Watch) -> str | None:
+        """A unit to begin, which is claimed then; None when there is nobody for it or none to be had."""
+        if self._processes > 1 and sum(1 for hand in self._hands if hand.unit) >= self._processes:
+            return None
+        for _ in range(len(waiting)):
+            unit = waiting.popleft()
+            if self._work.is_done(unit):
+                watch.done(unit)
+            elif self._work.claim(unit):
+                return unit
+            else:
+                waiting.append(unit)  # somebody elsewhere is at it
+        return None
+
+    def _do(self, unit: str, watch: Watch) -> None:
+        def tick(first: int, second: int) -> None:
+            watch.check()
+            self._beat([unit])
+            watch.tick(unit, first, second)
+
+        try:
+            self._units.run(unit, tick)
+        finally:
+            self._work.release(unit)
+        watch.done(unit)
+
+    def _idle(self) -> _Hand:
+        for hand in self._hands:
+            if not hand.unit:
+                return hand
+        self._hands.append(_Hand(self._work.path))
+        return self._hands[-1]
+
+    def _listen(self, waiting: deque[str], watch: Watch) -> None:
+        """Wait for words, or for a death."""
+        busy = {hand.connection: hand for hand in self._hands if hand.unit}
+        if not busy:
+            time.sleep(_POLL_SECONDS)
+            return
+        for connection in wait(list(busy), timeout=_POLL_SECONDS):
+            assert isinstance(connection, Connection)
+            hand = busy[connection]
+            try:
+                word = connection.recv()
+            except (EOFError, ConnectionResetError):
+                waiting.appendleft(self._bury(hand))
+                continue
+            if isinstance(word, BaseException):
+                raise word
+            if word is None:
+                self._work.release(hand.unit)
+                watch.done(hand.unit)
+                hand.unit = ""
+            else:
+                watch.tick(hand.unit, *word)
+
+    def _bury(self, hand: _Hand) -> str:
+        """The unit of one that died, to be done again."""
+        code, unit = hand.end(), hand.unit
+        self._hands.remove(hand)
+        self._work.release(unit)
+        self._work.clear()
+        self._died[unit] += 1
+        log.warning("the process at %s ended with status %s", unit, code)
+        if shutil.disk_usage(self._work.path).free < _LEFT_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._work.path))
+        if self._died[unit] < _ATTEMPTS:
+            return unit
+        if code == -signal.SIGKILL:
+            raise MemoryError(f"the process at {unit} was killed {_ATTEMPTS} times")
+        raise RuntimeError(f"the process at {unit} ended with status {code}, {_ATTEMPTS} times")
+
+    def _beat(self, units: Sequence[str] = ()) -> None:
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self._work.beat([*units, *(hand.unit for hand in self._hands if hand.unit)])
+
+
+class _Hand:
+    """One process."""
+
+    def __init__(self, path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.unit = ""
+        """What it is at; empty when it is idle."""
+        self._process = context.Process(target=_serve, args=(theirs, str(path), os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def give(self, unit: str) -> None:
+        """Begin a unit."""
+        self.unit = unit
+        with suppress(BrokenPipeError):  # it is dead: its pipe is at its end, which is heard of next
+            self.connection.send(unit)
+
+    def end(self) -> int | None:
+        """At once; what it is at is lost, and nothing else. Its exit status."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        return self._process.exitcode
+
+
+def _serve(connection: Connection, path: str, lead: int) -> None:
+    """The life of a process: units come in; ticks, errors, and None for done go out."""
+    die_with(str(lead))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the lead decides
+    os.environ["RAYON_NUM_THREADS"] = "1"  # before the tokenizers start their threads: a core each is enough
+    units = Units(WorkFolder(Path(path)))
+    tick: Callable[[int, int], None] = lambda first, second: connection.send((first, second))  # noqa: E731
+    with suppress(EOFError):
+        while True:
+            try:
+                units.run(connection.recv(), tick)
+            except (RegraftError, OSError, MemoryError, DifferentIdsError) as error:
+                connection.send(error)
+            else:
+                connection.send(None)

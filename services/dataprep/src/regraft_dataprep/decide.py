@@ -1,0 +1,172 @@
+"""What becomes of each document: dropped and by which step, trained on, or held out.
+
+The one place where documents are compared with one another, between the two halves of a preparation, both of which look
+at parts only. It sees no text: lengths, dates, hashes and sketches. Memory: some 40 bytes per document.
+
+Documents too long to be held whole come as several rows (`continues`). Their rows are never duplicates, and all of
+them go where the first one goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regraft.errors import InvalidDataError
+from regraft.specs.cleaning import CleaningStep, NearDuplicatesStep
+from regraft.specs.dataset import ValidationSpec
+from regraft_dataprep.cleaning import DUPLICATES, name_of
+from regraft_dataprep.near import Signatures, find_alike, find_leaders
+from regraft_dataprep.pieces import Piece
+from regraft_dataprep.split import chronological_split, hashed_split
+
+TRAIN, EVAL, DROPPED = 0, 1, 255
+
+Sides = npt.NDArray[np.uint8]
+"""Shape (documents,): TRAIN, EVAL or DROPPED."""
+
+
+@dataclass(slots=True)
+class StepCount:
+    """What went into a cleaning step and what came out."""
+
+    step: str
+    documents_in: int = 0
+    documents_out: int = 0
+    characters_in: int = 0
+    characters_out: int = 0
+
+
+@dataclass(slots=True)
+class Decision:
+    """The outcome for a whole corpus."""
+
+    sides: Sides
+    fate: npt.NDArray[np.uint8]
+    """Shape (documents,): the number of the cleaning step that dropped it, from 1; 0: none did."""
+    steps: list[StepCount] = field(default_factory=list)
+    moved: int = 0
+    """Documents that were to be held out and are like one that is trained on."""
+
+
+class Corpus:
+    """All documents of all pieces, by column."""
+
+    def __init__(self, pieces: Sequence[Piece], folders: Sequence[Path], held_out: Sequence[bool] | None) -> None:
+        self.pieces = pieces
+        self.rows = [len(piece.documents) for piece in pieces]
+        self.signatures = Signatures([folder / "signatures.bin" for folder in folders], self.rows)
+        self.held_out = None if held_out is None else np.repeat(np.asarray(held_out, dtype=np.bool_), self.rows)
+        continues = self.column("continues")
+        self.follows = np.concatenate([[False], continues[:-1]])
+        """Rows that are the rest of the document before them."""
+        self.long = continues | self.follows
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One field of all documents."""
+        return np.concatenate([np.asarray(piece.documents[name]) for piece in self.pieces])
+
+
+def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: ValidationSpec) -> Decision:
+    """Carry out the steps that compare documents, then split.
+
+    Raises:
+        InvalidDataError: too little is left to split.
+    """
+    fate = corpus.column("dropped")
+    for number, step in enumerate(steps, start=1):
+        if step == DUPLICATES:
+            reached = ((fate == 0) | (fate > number)) & ~corpus.long
+            fate[reached] = np.where(_repeated(corpus.column("digest")[reached]), number, fate[reached])
+        elif isinstance(step, NearDuplicatesStep):
+            alone = (fate == 0) & ~corpus.long
+            leaders = find_leaders(corpus.signatures, alone, threshold=step.drop_near_duplicates.threshold)
+            fate[leaders >= 0] = number
+    # The rest of a long document goes where its beginning does: without it there is no document.
+    fate = np.where(corpus.follows & (fate == 0), fate[_firsts(corpus.follows)], fate)
+    sides = np.where(fate == 0, TRAIN, DROPPED).astype(np.uint8)
+    sides[(fate == 0) & _held_out(corpus, fate == 0, validation)] = EVAL
+    moved = _reunite(corpus, sides, validation, steps)
+    _check_filled(sides, steps)
+    return Decision(sides, fate, _counts(corpus, fate, steps), moved)
+
+
+def _repeated(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """True for every digest that stands earlier already; digests of shape (n, 2)."""
+    if len(digests) < 2:
+        return np.zeros(len(digests), dtype=np.bool_)
+    order = np.argsort(digests[:, 0], kind="stable")
+    low = digests[order, 0]
+    same = low[1:] == low[:-1]
+    rows = np.sort(order[np.append(same, False) | np.insert(same, 0, False)])  # not alone with their first half
+    repeated = np.zeros(len(digests), dtype=np.bool_)
+    ranked = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: the first one stays the first
+    repeated[ranked[1:]] = (digests[ranked[1:]] == digests[ranked[:-1]]).all(axis=1)
+    return repeated
+
+
+def _held_out(corpus: Corpus, kept: npt.NDArray[np.bool_], validation: ValidationSpec) -> npt.NDArray[np.bool_]:
+    if corpus.held_out is not None:
+        return corpus.held_out
+    first = kept & ~corpus.follows
+    mask = np.zeros(len(kept), dtype=np.bool_)
+    if validation.order == "hashed":
+        mask[first] = hashed_split(corpus.column("key")[first], fraction=validation.fraction)
+    else:  # without a date the order is that of the corpus, and before all dates
+        mask[first] = chronological_split(corpus.column("timestamp")[first], fraction=validation.fraction)
+    return mask[_firsts(corpus.follows)]
+
+
+def _firsts(follows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """For each row the first row of its document."""
+    return np.maximum.accumulate(np.where(follows, 0, np.arange(len(follows))))
+
+
+def _reunite(corpus: Corpus, sides: Sides, validation: ValidationSpec, steps: Sequence[CleaningStep]) -> int:
+    """Put held-out documents that are like one that is trained on to that one; with a list of files drop them."""
+    threshold = validation.near_duplicates
+    dropped_from = [step.drop_near_duplicates.threshold for step in steps if isinstance(step, NearDuplicatesStep)]
+    if threshold is None or any(limit <= threshold for limit in dropped_from):
+        return 0
+    held_out, trained = (sides == EVAL) & ~corpus.long, (sides == TRAIN) & ~corpus.long
+    moved = find_alike(corpus.signatures, held_out, trained, threshold=threshold)
+    sides[moved] = TRAIN if corpus.held_out is None else DROPPED
+    return int(moved.sum())
+
+
+def _check_filled(sides: Sides, steps: Sequence[CleaningStep]) -> None:
+    for name, side in (("train", TRAIN), ("eval", EVAL)):
+        if not (sides == side).any():
+            raise InvalidDataError(
+                f"no document is left for the {name} split",
+                field="dataset.validation" if side == EVAL else "dataset.cleaning",
+                value=[name_of(step) for step in steps],
+                remedy="Hold out other documents, look for near duplicates less strictly, or clean less.",
+                reason="empty_split",
+            )
+
+
+def _counts(corpus: Corpus, fate: npt.NDArray[np.uint8], steps: Sequence[CleaningStep]) -> list[StepCount]:
+    """Only `fix_text` changes a text, so before it a document has the characters that were read, then those left."""
+    read, left = (corpus.column(name).astype(np.int64) for name in ("read", "characters"))
+    first = ~corpus.follows
+    fixed = next((number for number, step in enumerate(steps, start=1) if step == "fix_text"), len(steps) + 1)
+    counts = []
+    for number, step in enumerate(steps, start=1):
+        inside, outside = (fate == 0) | (fate >= number), (fate == 0) | (fate > number)
+        before, after = (read if number <= fixed else left), (read if number < fixed else left)
+        counts.append(
+            StepCount(
+                step=name_of(step),
+                documents_in=int((inside & first).sum()),
+                documents_out=int((outside & first).sum()),
+                characters_in=int(before[inside].sum()),
+                characters_out=int(after[outside].sum()),
+            )
+        )
+    return counts

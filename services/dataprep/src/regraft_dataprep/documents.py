@@ -1,0 +1,87 @@
+"""`documents.parquet`: one row for every document with text, so that a window can be traced to its story.
+
+Columns: `id` and `timestamp` as the source gave them, `characters` after cleaning, `tokens` with EOS, `split` (null for
+what was dropped), `dropped_by` (the cleaning step; `near_duplicate_of_train` for a held-out one), `start` (the first
+token's place in the split's stream). A document of many million characters has several rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from regraft_dataprep.cleaning import name_of
+from regraft_dataprep.decide import DROPPED
+from regraft_dataprep.gathered import Gathered
+from regraft_dataprep.pieces import NO_DATE, names
+from regraft_dataprep.units import SPLITS
+
+_GROUP = 65_536
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("timestamp", pa.timestamp("s")),
+        ("characters", pa.uint32()),
+        ("tokens", pa.uint32()),
+        ("split", pa.string()),
+        ("dropped_by", pa.string()),
+        ("start", pa.int64()),
+    ]
+)
+
+
+def write_documents(path: Path, gathered: Gathered) -> None:
+    """The file."""
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for group in _groups(_tables(gathered)):
+            writer.write_table(group)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of all tables in row groups of one size: how the corpus was cut into pieces must not show."""
+    held = _SCHEMA.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while len(held) >= _GROUP:
+            yield held.slice(0, _GROUP).combine_chunks()
+            held = held.slice(_GROUP)
+    if len(held):
+        yield held.combine_chunks()
+
+
+def _tables(gathered: Gathered) -> Iterator[pa.Table]:
+    """A table per piece."""
+    steps = ["near_duplicate_of_train", *(name_of(step) for step in gathered.spec.cleaning)]
+    streams = dict.fromkeys(SPLITS, 0)
+    first = 0
+    for number, piece in enumerate(gathered.pieces):
+        rows = slice(first, first + len(piece.documents))
+        first = rows.stop
+        sides, fate = gathered.decision.sides[rows], gathered.decision.fate[rows]
+        tokens = piece.documents["tokens"].astype(np.int64)
+        starts = np.zeros(len(tokens), dtype=np.int64)
+        for name, side in SPLITS.items():
+            own = np.where(sides == side, tokens, 0)
+            starts[sides == side] = (streams[name] + np.cumsum(own) - own)[sides == side]
+            streams[name] += int(own.sum())
+        dropped = sides == DROPPED
+        dates = np.asarray(piece.documents["timestamp"])
+        ids = names(gathered.units.piece_folder(number), count=len(tokens))
+        columns = [
+            pa.array([name or None for name in ids], pa.string()),
+            pa.array(dates, pa.timestamp("s"), mask=dates == NO_DATE),
+            pa.array(piece.documents["characters"]),
+            pa.array(piece.documents["tokens"]),
+            _named(list(SPLITS), np.minimum(sides, len(SPLITS) - 1), hidden=dropped),
+            _named(steps, fate, hidden=~dropped),
+            pa.array(starts, mask=dropped),
+        ]
+        yield pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def _named(names: list[str], numbers: np.ndarray, *, hidden: np.ndarray) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32(), mask=hidden), pa.array(names)).cast(pa.string())

@@ -1,0 +1,200 @@
+"""Near duplicates among all documents: MinHash signatures, banded, then compared.
+
+Documents that agree in any one band of their signatures are candidates (locality-sensitive hashing, Leskovec, Rajaraman
+and Ullman, Mining of Massive Datasets, 3.4); a candidate is compared, signature by signature, with the leaders of its
+group: the earlier documents that were like none before them. So near duplicates are not chained: each is like its
+leader. Bands are made by sorting, one after the other.
+
+The trade-off: in a group with more than 64 leaders only the first of these are compared. `find_leaders` needs up to a
+kilobyte for every document that shares a band with another one; `find_alike` some 40 bytes for every document.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from regraft_dataprep.pieces import SIGNATURE
+
+_CHUNK = 65_536  # signatures read at a time: 32 MiB
+_LEADERS = 64
+_BANDS_BYTES = 128 * 2**20  # of hashes, made in one pass
+_MAX_OPEN_FILES = 128
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+Leaders = npt.NDArray[np.int64]
+"""Shape (documents,): the earlier document that each one is like, or -1."""
+
+
+class Signatures:
+    """The signatures of a whole corpus, in the files of its pieces."""
+
+    def __init__(self, paths: Sequence[Path], rows: Sequence[int]) -> None:
+        self._paths = paths
+        self._starts = np.concatenate([[0], np.cumsum(rows)])
+        self._open: dict[int, BinaryIO] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def bands(self, width: int) -> Iterator[npt.NDArray[np.uint64]]:
+        """For each band of `width` numbers a hash of them, of every signature; shape (documents,)."""
+        together = max(1, _BANDS_BYTES // max(1, 8 * len(self)))
+        for first in range(0, SIGNATURE, together * width):
+            yield from self._hashed(range(first, min(first + together * width, SIGNATURE), width), width)
+
+    def _hashed(self, firsts: range, width: int) -> npt.NDArray[np.uint64]:
+        """Several bands in one pass over the files; shape (bands, documents)."""
+        hashes = np.empty((len(firsts), len(self)), dtype=np.uint64)
+        for path, start, end in zip(self._paths, self._starts, self._starts[1:], strict=False):
+            for at in range(start, end, _CHUNK):
+                rows = min(_CHUNK, end - at)
+                offset = 4 * SIGNATURE * (at - start)
+                block = np.fromfile(path, dtype="<u4", count=rows * SIGNATURE, offset=offset).reshape(rows, SIGNATURE)
+                for band, first in enumerate(firsts):
+                    hashes[band, at : at + rows] = _hashed(block[:, first : first + width])
+        return hashes
+
+    def one(self, document: int) -> npt.NDArray[np.uint32]:
+        """The signature of a document."""
+        piece = int(np.searchsorted(self._starts, document, side="right")) - 1
+        if piece not in self._open:
+            if len(self._open) >= _MAX_OPEN_FILES:
+                self.close()
+            self._open[piece] = self._paths[piece].open("rb")
+        offset = 4 * SIGNATURE * (document - int(self._starts[piece]))
+        return np.frombuffer(os.pread(self._open[piece].fileno(), 4 * SIGNATURE, offset), dtype="<u4")
+
+    def close(self) -> None:
+        """Close all files. Reading again opens them again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def find_leaders(signatures: Signatures, among: npt.NDArray[np.bool_], *, threshold: float) -> Leaders:
+    """For each document of `among` the first earlier leader with at least `threshold` of equal numbers."""
+    documents, groups = _candidates(signatures, among, bands=_bands(threshold))
+    leaders = np.full(len(signatures), -1, dtype=np.int64)
+    known: dict[int, list[int]] = {}
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    with closing(signatures):
+        for start, end in zip(starts, np.append(starts, len(documents))[1:], strict=True):
+            document, own = int(documents[start]), groups[start:end].tolist()
+            leader = _leader(document, [known.setdefault(group, []) for group in own], signatures.one, threshold)
+            if leader is not None:
+                leaders[document] = leader
+                continue
+            for group in own:
+                if len(known[group]) < _LEADERS:
+                    known[group].append(document)
+    return leaders
+
+
+def find_alike(
+    signatures: Signatures, seekers: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_], *, threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Which of `seekers` are like one of `targets`, or like one of those that are: until there are no more of them.
+
+    One band at a time, so that memory does not depend on how many documents are alike.
+    """
+    wanted = np.flatnonzero(seekers | targets)
+    found, targets = np.zeros_like(seekers), targets.copy()
+    with closing(signatures):
+        while targets.any():
+            before = found.copy()
+            for band in signatures.bands(SIGNATURE // _bands(threshold)):
+                for group in _mixed_groups(band, wanted, seekers & ~found, targets):
+                    asking, known = group[seekers[group]], group[targets[group]][:_LEADERS]
+                    found[asking[_like_any(signatures, asking, known, threshold)]] = True
+            targets = found & ~before
+    return found
+
+
+def _mixed_groups(
+    band: npt.NDArray[np.uint64],
+    wanted: npt.NDArray[np.int64],
+    seekers: npt.NDArray[np.bool_],
+    targets: npt.NDArray[np.bool_],
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Documents that share a band, where there is one of each kind among them; those of neither are left out."""
+    wanted = wanted[seekers[wanted] | targets[wanted]]
+    hashes = band[wanted]
+    order = np.argsort(hashes, kind="stable")
+    hashes, documents = hashes[order], wanted[order]
+    starts = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])) if len(hashes) else order
+    ends = np.append(starts[1:], len(documents))
+    kinds = (np.add.reduceat(kind[documents], starts, dtype=np.int64) for kind in (seekers, targets))
+    mixed = np.logical_and.reduce([count > 0 for count in kinds]) if len(starts) else starts
+    for start, end in zip(starts[mixed], ends[mixed], strict=True):
+        yield documents[start:end]
+
+
+def _like_any(
+    signatures: Signatures, seeking: npt.NDArray[np.int64], sought: npt.NDArray[np.int64], threshold: float
+) -> npt.NDArray[np.bool_]:
+    wanted = np.stack([signatures.one(document) for document in sought.tolist()])
+    return np.array(
+        [
+            bool((np.count_nonzero(wanted == signatures.one(document), axis=1) >= threshold * SIGNATURE).any())
+            for document in seeking.tolist()
+        ]
+    )
+
+
+def _leader(
+    document: int, groups: list[list[int]], signature: Callable[[int], npt.NDArray[np.uint32]], threshold: float
+) -> int | None:
+    candidates = sorted({leader for group in groups for leader in group})
+    if not candidates:
+        return None
+    own = signature(document)
+    for candidate in candidates:
+        if np.count_nonzero(own == signature(candidate)) >= threshold * SIGNATURE:
+            return candidate
+    return None
+
+
+def _candidates(
+    signatures: Signatures, among: npt.NDArray[np.bool_], *, bands: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Documents that share a band with another one, in order, each with the groups it is in."""
+    wanted = np.flatnonzero(among)
+    documents, groups, first = [], [], 0
+    for band in signatures.bands(SIGNATURE // bands):
+        hashes = band[wanted]
+        order = np.argsort(hashes, kind="stable")
+        ranked = hashes[order]
+        new = np.diff(ranked, prepend=~ranked[:1]) != 0
+        number = np.cumsum(new)
+        shared = ~new | np.append(~new[1:], False)
+        documents.append(wanted[order[shared]])
+        groups.append(first + number[shared])
+        first += int(number[-1]) + 1 if len(number) else 0
+    all_documents, all_groups = np.concatenate(documents), np.concatenate(groups)
+    order = np.argsort(all_documents, kind="stable")
+    return all_documents[order], all_groups[order]
+
+
+def _hashed(columns: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    hashes = np.zeros(len(columns), dtype=np.uint64)
+    for column in columns.T:
+        hashes = (hashes ^ column) * _STEP
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _bands(threshold: float) -> int:
+    """As few bands as find a pair at the threshold with 99 %: 1 - (1 - t^rows)^bands, rows = 128 / bands."""
+    for bands in (4, 8, 16, 32, 64):
+        if 1 - (1 - threshold ** (SIGNATURE // bands)) ** bands >= 0.99:
+            return bands
+    return SIGNATURE

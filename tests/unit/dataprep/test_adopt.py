@@ -1,0 +1,141 @@
+"""HDF5 files of other tools as the job's dataset: checked, copied into the project's layout, published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.hdf5 import Dataset
+from regraft.specs.stages import PrepareTask
+from regraft.storage import local_path
+from regraft_dataprep.pipeline import prepare
+
+M = 8
+
+
+def windows(count: int, *, seed: int = 0, rows: int = 3, high: int = 500) -> npt.NDArray[np.int32]:
+    """Consecutive windows of one stream; the last one is half padding."""
+    tokens = np.random.default_rng(seed).integers(1, high, count * M + 1)
+    block = np.zeros((count, rows, M), dtype=np.int32)
+    block[:, 0], block[:, 1], block[:, 2] = tokens[:-1].reshape(-1, M), 1, tokens[1:].reshape(-1, M)
+    block[-1, 1, M // 2 :] = 0
+    return block
+
+
+def write(folder: Path, block: npt.NDArray[Any], *, name: str = "output_chunk_0_0.h5", params: Any = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / name, "w") as file:
+        file.create_dataset("data", data=block, chunks=(1, *block.shape[1:]), compression="gzip")
+    if params is not None:
+        (folder / "data_params.json").write_text(json.dumps(params))
+    return folder
+
+
+def task(uri: Path, tokenizer: Path, output: Path, **dataset: Any) -> PrepareTask:
+    values = {"source": "hdf5", "uri": str(uri), "max_sequence_length": M, "examples_per_file": 4, **dataset}
+    return PrepareTask.model_validate({"dataset": values, "tokenizer_uri": str(tokenizer), "output_uri": str(output)})
+
+
+def read(uri: str, split: str) -> npt.NDArray[np.int32]:
+    with Dataset(local_path(uri) / split) as dataset:
+        return dataset.rows(range(len(dataset)))
+
+
+def test_two_splits_are_taken_over_value_by_value(tmp_path: Path, tokenizer_dir: Path) -> None:
+    train, held_out = windows(10), windows(3, seed=1)
+    write(tmp_path / "other" / "train", train.astype(np.int64))
+    write(tmp_path / "other" / "val", held_out, name="data-00000.h5")
+    result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    np.testing.assert_array_equal(read(result.uri, "train"), train)
+    np.testing.assert_array_equal(read(result.uri, "eval"), held_out)
+    assert (result.train_examples, result.eval_examples, result.cached) == (10, 3, False)
+    assert (result.train_tokens, result.eval_tokens) == (10 * M - M // 2, 3 * M - M // 2)
+    assert len(list((local_path(result.uri) / "train").glob("*.h5"))) == 3
+    assert prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out")).cached
+
+
+def test_of_a_flat_folder_the_last_windows_are_held_out(tmp_path: Path, tokenizer_dir: Path) -> None:
+    block = windows(10)
+    write(tmp_path / "flat", block[:6])
+    write(tmp_path / "flat", block[6:], name="output_chunk_0_1.h5")
+    result = prepare(task(tmp_path / "flat", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.3}))
+    np.testing.assert_array_equal(read(result.uri, "train"), block[:7])
+    np.testing.assert_array_equal(read(result.uri, "eval"), block[7:])
+
+
+def test_the_held_out_windows_may_lie_elsewhere(tmp_path: Path, tokenizer_dir: Path) -> None:
+    write(tmp_path / "a", windows(4))
+    write(tmp_path / "b", windows(2, seed=1))
+    result = prepare(task(tmp_path / "a", tokenizer_dir, tmp_path / "out", validation={"uri": str(tmp_path / "b")}))
+    assert (result.train_examples, result.eval_examples) == (4, 2)
+
+
+def test_an_inverted_mask_is_turned_round(tmp_path: Path, tokenizer_dir: Path) -> None:
+    block = windows(6)
+    inverted = block.copy()
+    inverted[:, 1] = 1 - inverted[:, 1]
+    write(tmp_path / "other", inverted, params={"dataset": {"inverted_mask": True}})
+    result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.2}))
+    np.testing.assert_array_equal(read(result.uri, "train"), block[:5])
+
+
+def test_rows_of_document_boundaries_are_kept(tmp_path: Path, tokenizer_dir: Path) -> None:
+    block = windows(5, rows=5)
+    block[:, 3], block[:, 4] = np.arange(M)[::-1], np.arange(M)
+    write(tmp_path / "other", block)
+    result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.2}))
+    np.testing.assert_array_equal(read(result.uri, "train"), block[:4])
+
+
+def spoilt(change: str) -> npt.NDArray[Any]:
+    block = windows(6)
+    match change:
+        case "labels not shifted":
+            block[:, 2] = block[:, 0]
+        case "id too large":
+            block[3, 0, 2] = block[2, 2, 1] = 100_000
+        case "mask of two":
+            block[1, 1] = 2
+        case "negative label":
+            block[0, 2, -1] = -100
+    return block
+
+
+@pytest.mark.parametrize("change", ["labels not shifted", "id too large", "mask of two", "negative label"])
+def test_windows_that_would_train_nonsense_are_refused(change: str, tmp_path: Path, tokenizer_dir: Path) -> None:
+    write(tmp_path / "other", spoilt(change))
+    with pytest.raises(InvalidDataError):
+        prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"max_sequence_length": 16}, "max_sequence_length"),
+        ({"cleaning": ["drop_empty"]}, "cleaning"),
+        ({"packing": {"remainder": "drop"}}, "packing"),
+        ({"validation": {"order": "hashed"}}, "validation"),
+    ],
+)
+def test_options_that_have_no_meaning_for_windows_are_refused(
+    options: dict[str, Any], field: str, tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    write(tmp_path / "other", windows(6))
+    with pytest.raises(InvalidInputError, match=f"dataset.{field}"):
+        prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out", **options))
+
+
+def test_the_name_follows_the_bytes(tmp_path: Path, tokenizer_dir: Path) -> None:
+    write(tmp_path / "a", windows(6))
+    write(tmp_path / "b", windows(6))
+    write(tmp_path / "c", windows(6, seed=2))
+    one, same, other = (prepare(task(tmp_path / name, tokenizer_dir, tmp_path / name / "out")) for name in "abc")
+    assert one.address == same.address != other.address
