@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from regraft.families import detect, expected_tensors
@@ -19,14 +20,27 @@ CONFIG = {
     "rotary_dim": 4,
 }
 
+NEOX = {
+    "model_type": "gpt_neox",
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "rotary_pct": 0.5,
+}
 
-def write_checkpoint_headers(folder: Path, *, claimed_layers: int = 2) -> Path:
-    """A GPT-J folder whose tensors are all zero; with `claimed_layers` its config may claim more than there are."""
+
+def write_checkpoint_headers(
+    folder: Path, *, claimed_layers: int | None = None, config: Mapping[str, object] = CONFIG
+) -> Path:
+    """A folder whose tensors are all zero; with `claimed_layers` a GPT-J's config may claim more than there are."""
     folder.mkdir(exist_ok=True)
-    family = detect(CONFIG)
+    family = detect(config)
     header: dict[str, object] = {}
     end = 0
-    for name, shape in expected_tensors(family, family.read_config(CONFIG)).items():
+    for name, shape in expected_tensors(family, family.read_config(config)).items():
         begin, size = end, 4
         for dim in shape:
             size *= dim
@@ -34,6 +48,7 @@ def write_checkpoint_headers(folder: Path, *, claimed_layers: int = 2) -> Path:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "n_layer": claimed_layers}))
+    claimed = {} if claimed_layers is None else {"n_layer": claimed_layers}
+    (folder / "config.json").write_text(json.dumps({**config, **claimed}))
     (folder / "tokenizer.json").write_text("{}")
     return folder

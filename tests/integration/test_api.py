@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from helpers import spec
-from inputs import write_checkpoint_headers
+from inputs import NEOX, write_checkpoint_headers
+from regraft.formats import FORMAT_NAMES
 from regraft.jobstore import Jobs, Leases, Outcome, Report, Workers
 from regraft.settings import Settings
 from regraft_api.app import create_app
@@ -127,6 +128,58 @@ def test_a_checkpoint_whose_config_and_tensors_disagree_is_refused(client: TestC
     response = client.post("/jobs", json=job)
     assert fault(response)["field"] == "base_checkpoint.uri"
     assert response.json()["code"] == "config_tensors_disagree"
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_every_format_may_be_asked_for_as_far_as_it_can_hold_the_model(
+    client: TestClient, job: dict[str, Any], name: str
+) -> None:
+    job["output"] = {"formats": [name], "max_shard_size": "500MB"}
+    assert client.post("/jobs", json=job).status_code == 202
+    config = Path(job["base_checkpoint"]["uri"].removeprefix("file://")) / "config.json"
+    sequential = write_checkpoint_headers(config.parent, config=NEOX | {"use_parallel_residual": False})
+    response = client.post("/jobs", json={**job, "base_checkpoint": {"uri": str(sequential)}})
+    if name == "hf":
+        assert response.status_code == 202
+    else:
+        found = fault(response)
+        assert (found["field"], found["remedy"]) == ("output.formats", "Ask for hf only.")
+        assert "one after the other" in found["message"]
+    scaled = NEOX | {"rope_scaling": {"type": "linear", "factor": 4.0}}
+    write_checkpoint_headers(config.parent, config=scaled)
+    refused = name in ("cs-1.7", "cs-1.8", "cs-1.9", "cs-2.0")
+    assert client.post("/jobs", json=job).status_code == (422 if refused else 202)
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("change", [{"formats": ["cs-3.0"]}, {"formats": ["cs-auto"]}, {"max_shard_size": "a lot"}])
+def test_an_output_that_cannot_be_made_is_refused(
+    client: TestClient, job: dict[str, Any], change: dict[str, Any]
+) -> None:
+    found = fault(client.post("/jobs", json={**job, "output": change}))
+    assert found["field"].startswith("output." + next(iter(change)))
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_base_may_be_a_weight_file_or_a_cerebras_checkpoint(
+    client: TestClient, job: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(job["base_checkpoint"]["uri"].removeprefix("file://"))
+    job["base_checkpoint"]["uri"] = str(folder / "model.safetensors")
+    assert client.post("/jobs", json=job).status_code == 202
+    (tmp_path / "cs").mkdir()
+    model = tmp_path / "cs" / "checkpoint_10.mdl"
+    job["base_checkpoint"]["uri"] = str(model)
+    assert fault(client.post("/jobs", json=job))["field"] == "base_checkpoint.uri"
+    model.write_bytes(b"of any encoding: only the worker can look into it")
+    assert "0 YAML files" in fault(client.post("/jobs", json=job))["message"]
+    (tmp_path / "cs" / "params.yaml").write_text("model: {}")
+    assert fault(client.post("/jobs", json=job))["field"] == "dataset.tokenizer"
+    (tmp_path / "cs" / "tokenizer.json").write_text("{}")
+    for uri in (model, model.parent):
+        job["base_checkpoint"]["uri"] = str(uri)
+        assert client.post("/jobs", json=job).status_code == 202
 
 
 @pytest.mark.usefixtures("workers")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,18 +18,33 @@ from safetensors.torch import load_file
 
 from regraft.specs.stages import ConvertTask, ExportTask
 from regraft.storage import local_path
-from regraft_worker.conversion import cs, hf, tensors
+from regraft_worker.conversion import export as export_module
+from regraft_worker.conversion import hf, mapping
+from regraft_worker.conversion.bits import same_bits
 from regraft_worker.conversion.convert import convert
 from regraft_worker.conversion.export import export
-from regraft_worker.conversion.tensors import same_bits
 
 ASSETS = Path(__file__).parents[1] / "assets" / "modelzoo"
+GOLDENS = Path(os.environ.get("REGRAFT_GOLDENS", "unset"))
+MODEL, CONFIG = "pytorch_model_to_cs-1.8.mdl", "config_to_cs-1.8.yaml"
 State = dict[str, torch.Tensor]
+UNPROVEN = {"verified": False, "logits": {"max_abs_difference": None}}
 
 
 def exported(name: str, folder: Path) -> Path:
     task = ExportTask(checkpoint_uri=str(ASSETS / "hf_ckpt" / name), formats=("cs-1.8",), output_uri=str(folder))
-    return local_path(export(task).artifacts["cs-1.8"])
+    return local_path(export(task, transformers_share=0.0).artifacts["cs-1.8"])
+
+
+def converted(path: Path, folder: Path) -> State:
+    result = convert(ConvertTask(checkpoint_uri=str(path), output_uri=str(folder)), transformers_share=0.0)
+    with hf.open_folder(local_path(result.uri)) as side:
+        return {name: lazy.whole().clone() for name, lazy in side.tensors.items()}
+
+
+def assert_same(ours: State, theirs: State) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [name for name in theirs if not same_bits(ours[name], theirs[name])] == []
 
 
 def state_of(path: Path) -> State:
@@ -48,10 +64,9 @@ def neox_record() -> dict[str, dict[str, object]]:
 
 def test_gptj_to_cs_is_what_release_1_8_writes(tmp_path: Path) -> None:
     folder = exported("gptj_v512", tmp_path)
-    ours, theirs = state_of(folder / cs.MODEL_FILE), state_of(ASSETS / "release-1.8.0" / cs.MODEL_FILE)
+    ours, theirs = state_of(folder / MODEL), state_of(ASSETS / "release-1.8.0" / MODEL)
     assert len(theirs) == 27
-    assert ours.keys() == theirs.keys()
-    assert [name for name in theirs if not same_bits(ours[name], theirs[name])] == []
+    assert_same(ours, theirs)
     for name in ("ln_f.weight", "ln_f.bias"):  # stored once under two names, there and here
         twin = name.replace("ln_f", "transformer_decoder.norm")
         assert theirs[name].data_ptr() == theirs[twin].data_ptr()
@@ -59,22 +74,19 @@ def test_gptj_to_cs_is_what_release_1_8_writes(tmp_path: Path) -> None:
 
 
 def test_the_gptj_config_is_release_1_8s_letter_for_letter(tmp_path: Path) -> None:
-    ours = (exported("gptj_v512", tmp_path) / cs.CONFIG_FILE).read_bytes()
-    assert ours == (ASSETS / "release-1.8.0" / cs.CONFIG_FILE).read_bytes()
+    ours = (exported("gptj_v512", tmp_path) / CONFIG).read_bytes()
+    assert ours == (ASSETS / "release-1.8.0" / CONFIG).read_bytes()
 
 
 def test_release_1_8s_own_file_reads_back_as_the_hugging_face_tensors(tmp_path: Path) -> None:
-    for name in (cs.MODEL_FILE, cs.CONFIG_FILE):
+    for name in (MODEL, CONFIG):
         shutil.copyfile(ASSETS / "release-1.8.0" / name, tmp_path / name)
-    result = convert(ConvertTask(checkpoint_uri=str(tmp_path / cs.MODEL_FILE), output_uri=str(tmp_path / "out")))
-    ours = dict(hf.read_tensors(local_path(result.uri)))
     theirs = load_file(ASSETS / "hf_ckpt" / "gptj_v512" / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert [name for name in theirs if not same_bits(ours[name], theirs[name])] == []
+    assert_same(converted(tmp_path / MODEL, tmp_path / "out"), theirs)
 
 
 def test_neox_to_cs_has_the_recorded_digests(tmp_path: Path) -> None:
-    state = state_of(exported("neox_par", tmp_path) / cs.MODEL_FILE)
+    state = state_of(exported("neox_par", tmp_path) / MODEL)
     recorded = neox_record()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == {
         name: entry["shape"] for name, entry in recorded.items()
@@ -85,8 +97,9 @@ def test_neox_to_cs_has_the_recorded_digests(tmp_path: Path) -> None:
 def test_without_the_rotary_permutation_exactly_q_and_k_would_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensors, "_interleaving", lambda architecture: torch.arange(architecture.head_dim))
-    found = digests(state_of(exported("neox_par", tmp_path) / cs.MODEL_FILE))
+    monkeypatch.setattr(mapping, "_interleaving", lambda architecture: torch.arange(architecture.head_dim))
+    monkeypatch.setattr(export_module, "prove", lambda *args, **options: UNPROVEN)  # which would not let it pass
+    found = digests(state_of(exported("neox_par", tmp_path) / MODEL))
     wrong = {name for name, entry in neox_record().items() if entry["sha256"] != found[name]}
     assert wrong == {
         f"transformer_decoder.layers.{layer}.self_attn.proj_{part}_dense_layer.{suffix}"
@@ -99,8 +112,33 @@ def test_without_the_rotary_permutation_exactly_q_and_k_would_differ(
 @pytest.mark.parametrize("name", ["gptj_v512", "neox_par"])
 def test_hugging_face_to_cerebras_and_back_is_exact(tmp_path: Path, name: str) -> None:
     folder = exported(name, tmp_path)
-    result = convert(ConvertTask(checkpoint_uri=str(folder / cs.MODEL_FILE), output_uri=str(tmp_path / "back")))
-    ours = dict(hf.read_tensors(local_path(result.uri)))
     theirs = load_file(ASSETS / "hf_ckpt" / name / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert [key for key in theirs if not same_bits(ours[key], theirs[key])] == []
+    assert_same(converted(folder / MODEL, tmp_path / "back"), theirs)
+
+
+@pytest.mark.skipif(not GOLDENS.is_dir(), reason="REGRAFT_GOLDENS names no folder of reference outputs")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("cs_ckpt/gptj_v512_cs-2.9", "gptj_v512"),
+        ("cs_ckpt/gptj_v512_cs-1.8", "gptj_v512"),
+        ("cs_ckpt/neox_par_cs-2.9", "neox_par"),
+        ("release-1.8.0/pytorch_model_to_cs-1.8.mdl", "gptj_v512"),
+        ("hf_ckpt/gptj_v512_bin", "gptj_v512"),
+        ("hf_ckpt/gptj_v512_bin/pytorch_model.bin", "gptj_v512"),
+    ],
+)
+def test_what_the_model_zoo_wrote_is_a_base_for_a_job(tmp_path: Path, given: str, expected: str) -> None:
+    theirs = load_file(ASSETS / "hf_ckpt" / expected / "model.safetensors")
+    assert_same(converted(GOLDENS / given, tmp_path / "out"), theirs)
+
+
+@pytest.mark.skipif(not GOLDENS.is_dir(), reason="REGRAFT_GOLDENS names no folder of reference outputs")
+@pytest.mark.parametrize("given", ["train/checkpoint_20.mdl", "release-1.8.0/trained_checkpoint_10.mdl"])
+def test_what_the_model_zoo_trained_is_a_base_for_a_job(tmp_path: Path, given: str) -> None:
+    shutil.copyfile(GOLDENS / given, tmp_path / "checkpoint.mdl")
+    shutil.copyfile(ASSETS / "release-1.8.0" / CONFIG, tmp_path / "checkpoint.yaml")
+    ours = converted(tmp_path / "checkpoint.mdl", tmp_path / "out")
+    untrained = load_file(ASSETS / "hf_ckpt" / "gptj_v512" / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in untrained.items()}
+    assert not any(same_bits(ours[name], untrained[name]) for name in ours if name.endswith("proj.weight"))

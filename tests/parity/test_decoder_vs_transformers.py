@@ -40,6 +40,11 @@ def _rotary(share: float, theta: float = 10000.0) -> dict[str, object]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}}
 
 
+def _stretched(factor: float) -> dict[str, object]:
+    rope = {"rope_type": "linear", "factor": factor, "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
+    return {"rope_parameters": rope}
+
+
 MODELS = {
     "gptj": _gptj(),
     "gptj, whole head rotated": _gptj(rotary_dim=16),
@@ -49,6 +54,7 @@ MODELS = {
     "neox": _neox(),
     "neox, sequential": _neox(use_parallel_residual=False),
     "neox, half the head rotated, other base": _neox(**_rotary(0.5, 500.0)),
+    "neox, positions stretched": _neox(**_stretched(4.0)),
     "neox, gelu_fast": _neox(hidden_act="gelu_fast"),
     "neox, relu": _neox(hidden_act="relu"),
     "neox, tied": _neox(tie_word_embeddings=True),
@@ -99,6 +105,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         ("neox", {"activation": "gelu_new"}),
         ("neox", {"parallel_residual": False}),
         ("neox", {"rope_theta": 9000.0}),
+        ("neox, positions stretched", {"rope_scaling_factor": 2.0}),
         ("neox", {"layer_norm_epsilon": 1e-3}),
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 
+from regraft.formats import FormatName
 from regraft.specs.stages import ConvertTask, ExportTask
 from regraft.storage import local_path
-from regraft_worker.conversion import cs
+from regraft_worker.conversion.bits import same_bits
 from regraft_worker.conversion.convert import convert
 from regraft_worker.conversion.export import export
-from regraft_worker.conversion.tensors import same_bits
 from regraft_worker.sample import write_sample_checkpoint
 
 ASSETS = Path(__file__).parents[1] / "assets" / "modelzoo" / "hf_ckpt"
@@ -80,10 +80,14 @@ def test_an_exported_model_has_the_weights_and_logits_of_its_source(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["gptj_v512", "neox_par"])
-def test_a_model_that_was_in_cerebras_format_has_the_logits_of_its_source(tmp_path: Path, name: str) -> None:
-    task = ExportTask(checkpoint_uri=str(ASSETS / name), formats=("cs-1.8",), output_uri=str(tmp_path))
-    folder = local_path(export(task).artifacts["cs-1.8"])
-    result = convert(ConvertTask(checkpoint_uri=str(folder / cs.MODEL_FILE), output_uri=str(tmp_path / "back")))
+@pytest.mark.parametrize("release", ["cs-1.7", "cs-1.8", "cs-2.9"])
+def test_a_model_that_was_in_cerebras_format_has_the_logits_of_its_source(
+    tmp_path: Path, name: str, release: FormatName
+) -> None:
+    task = ExportTask(checkpoint_uri=str(ASSETS / name), formats=(release,), output_uri=str(tmp_path))
+    folder = local_path(export(task, transformers_share=0.0).artifacts[release])
+    (model,) = folder.glob("*.mdl")
+    result = convert(ConvertTask(checkpoint_uri=str(model), output_uri=str(tmp_path / "back")))
     assert_same_model(local_path(result.uri), ASSETS / name)
 
 

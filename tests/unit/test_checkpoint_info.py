@@ -110,6 +110,18 @@ def test_shards_count_as_one_checkpoint(tmp_path: Path) -> None:
     )
 
 
+def test_a_weight_file_or_an_index_stands_for_its_checkpoint(tmp_path: Path) -> None:
+    by_folder = inspect_checkpoint(make(tmp_path))
+    assert inspect_checkpoint(tmp_path / "model.safetensors") == by_folder
+    shard(tmp_path)
+    index = inspect_checkpoint(tmp_path / "model.safetensors.index.json")
+    assert index == inspect_checkpoint(tmp_path)
+    assert len(index.weights.files) == 2
+    assert refused(tmp_path / "model.bin", InvalidInputError).reason == "checkpoint_not_found"
+    (tmp_path / "config.json").unlink()
+    assert refused(tmp_path / "model.safetensors.index.json").reason == "no_config"
+
+
 def test_of_a_bin_checkpoint_only_the_files_are_known(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

@@ -9,7 +9,18 @@ import yaml
 from pydantic import ValidationError
 
 from regraft import recipes
-from regraft.specs import ConstantSchedule, CosineSchedule, JobSpec, LinearSchedule
+from regraft.formats import FORMAT_NAMES, release_of
+from regraft.jobs import StageName
+from regraft.plan import task_for
+from regraft.specs import (
+    ConstantSchedule,
+    ConvertTask,
+    CosineSchedule,
+    JobSpec,
+    LinearSchedule,
+    OutputSpec,
+    PrepareTask,
+)
 from regraft.specs.dataset import DatasetSpec, RequirementsSpec, ValidationSpec
 
 SMALLEST: dict[str, Any] = {
@@ -75,6 +86,36 @@ def test_a_window_needs_two_tokens(length: int) -> None:
 def test_a_format_twice_or_none_is_refused() -> None:
     assert "output.formats" in faults({**SMALLEST, "output": {"formats": ["hf", "hf"]}})
     assert "output.formats" in faults({**SMALLEST, "output": {"formats": []}})
+
+
+def test_every_format_can_be_asked_for_with_a_size_of_its_files() -> None:
+    output = JobSpec.model_validate({**SMALLEST, "output": {"formats": list(FORMAT_NAMES)}}).output
+    assert (output.formats, output.max_shard_bytes) == (FORMAT_NAMES, 5_000_000_000)
+    assert [release_of(name) for name in ("hf", "cs-1.7", "cs-2.9")] == [None, (1, 7), (2, 9)]
+    assert OutputSpec(max_shard_size="200MB").max_shard_bytes == 200_000_000
+    for size in ("", "5", "0GB", "5 GB", "5gb", "5TB"):
+        assert "output.max_shard_size" in faults({**SMALLEST, "output": {"max_shard_size": size}})
+    assert "output.formats.0" in faults({**SMALLEST, "output": {"formats": ["cs-2.10"]}})
+
+
+@pytest.mark.parametrize(
+    ("base", "folder"),
+    [
+        ("/m/gptj", "/m/gptj"),
+        ("file:///m/gptj/model.safetensors", "file:///m/gptj"),
+        ("/m/a.b/pytorch_model.bin.index.json", "/m/a.b"),
+        ("/m/cs/checkpoint_10.mdl", "/m/cs"),
+        ("model.safetensors", "model.safetensors"),
+    ],
+)
+def test_the_tokenizer_of_a_checkpoint_is_beside_its_weights(base: str, folder: str) -> None:
+    job = JobSpec.model_validate({**SMALLEST, "base_checkpoint": {"uri": base}})
+    task = task_for(StageName.PREPARE, job_id="j", spec=job, results={}, storage="/s")
+    assert isinstance(task, PrepareTask)
+    assert (task.tokenizer_uri, task.checkpoint_uri) == (folder, folder)
+    task = task_for(StageName.CONVERT, job_id="j", spec=job, results={}, storage="/s")
+    assert isinstance(task, ConvertTask)
+    assert task.checkpoint_uri == base
 
 
 def test_a_schedule_keeps_its_parts_through_json() -> None:

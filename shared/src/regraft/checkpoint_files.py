@@ -1,4 +1,4 @@
-"""The files of a Hugging Face checkpoint folder: its config, and where its weights are.
+"""The files of a checkpoint: its config, and where its weights are. Hugging Face's and Cerebras'.
 
 A folder comes from a stranger: files are read up to a limit, an index may only name files beside itself, and every
 refusal says which field of the request, which value, and what to do.
@@ -24,6 +24,23 @@ _CANDIDATES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".mdl", ".index.json")
+_YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint whose files are there."""
+
+    folder: Path
+    weights: Path
+    """One file, or the index of several."""
+    config: Path
+    """`config.json`, or of a Cerebras checkpoint a YAML."""
+
+    @property
+    def is_cs(self) -> bool:
+        return self.config.suffix in _YAML
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,50 @@ class Weights:
         return tuple(path.name for path in (*self.files, *([self.index] if self.index else [])))
 
 
+def locate(path: Path, *, field: str) -> Place:
+    """The weights and the config that `path` stands for: a folder, a weight file, or an index of shards.
+
+    A folder with a `config.json` is Hugging Face's, whatever else is in it; one without is Cerebras' when it has a
+    single `.mdl`.
+
+    Raises:
+        InvalidInputError: there is nothing at `path`, or no config beside the weights.
+        InvalidDataError: the folder has no config or no weights.
+    """
+    if path.name.endswith(WEIGHT_SUFFIXES) and not path.is_dir():
+        return _place_of_file(path, field=field)
+    _check_folder(path, field=field)
+    models = sorted(path.glob("*.mdl"))
+    if len(models) == 1 and not (path / "config.json").is_file():
+        return _place_of_file(models[0], field=field)
+    read_config(path, field=field)  # one that cannot be understood is said before weights are missed
+    weights = find_weights(path, field=field)
+    return Place(path, weights.index or weights.files[0], path / "config.json")
+
+
+def config_beside(path: Path) -> Path:
+    """The YAML that belongs to a `.mdl`: same stem, or `config` for the part before `_to_cs-`, or the only one.
+
+    Raises:
+        InvalidInputError: there is none, or more than one to choose from.
+    """
+    _, found, version = path.stem.partition("_to_cs-")
+    named = [path.with_suffix(".yaml"), path.with_name(f"config_to_cs-{version}.yaml")]
+    for candidate in named if found else named[:1]:
+        if candidate.is_file():
+            return candidate
+    others = sorted(file for file in path.parent.iterdir() if file.suffix in _YAML)
+    if len(others) == 1:
+        return others[0]
+    raise InvalidInputError(
+        f"{len(others)} YAML files beside {path.name}, none of its name",
+        field="config",
+        value=str(path),
+        remedy=f"Put its config beside it as {named[0].name}.",
+        reason="no_config",
+    )
+
+
 def read_config(folder: Path, *, field: str) -> dict[str, object]:
     """The `config.json` of a checkpoint folder.
 
@@ -51,16 +112,7 @@ def read_config(folder: Path, *, field: str) -> dict[str, object]:
         InvalidDataError: there is no config in it, or one that cannot be understood.
     """
     _check_folder(folder, field=field)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InvalidDataError(
-            "the folder has no config.json",
-            field=field,
-            value=str(folder),
-            remedy="Name the folder of a Hugging Face model: config.json, weights and tokenizer side by side.",
-            reason="no_config",
-        )
-    return read_json(path, field=field)
+    return read_json(_config_json(folder, field=field), field=field)
 
 
 def find_weights(folder: Path, *, field: str) -> Weights:
@@ -115,6 +167,33 @@ def read_json(path: Path, *, field: str) -> dict[str, object]:
     return content
 
 
+def _place_of_file(path: Path, *, field: str) -> Place:
+    if not path.is_file():
+        raise InvalidInputError(
+            "there is no such file",
+            field=field,
+            value=str(path),
+            remedy="Name a file that this machine can see.",
+            reason="checkpoint_not_found",
+        )
+    if path.suffix == ".mdl":
+        return Place(path.parent, path, config_beside(path))
+    return Place(path.parent, path, _config_json(path.parent, field=field))
+
+
+def _config_json(folder: Path, *, field: str) -> Path:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InvalidDataError(
+            "the folder has no config.json",
+            field=field,
+            value=str(folder),
+            remedy="Name the folder of a Hugging Face model: config.json, weights and tokenizer side by side.",
+            reason="no_config",
+        )
+    return path
+
+
 def _check_folder(folder: Path, *, field: str) -> None:
     try:
         mode = folder.stat().st_mode
@@ -134,7 +213,7 @@ def _check_folder(folder: Path, *, field: str) -> None:
             "this is not a folder",
             field=field,
             value=str(folder),
-            remedy="Name the folder that holds config.json and the weights.",
+            remedy=f"Name the folder that holds config.json and the weights, or a file {', '.join(WEIGHT_SUFFIXES)}.",
             reason="checkpoint_not_a_folder",
         )
     if not readable:

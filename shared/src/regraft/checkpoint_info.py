@@ -1,11 +1,11 @@
-"""What a Hugging Face checkpoint folder holds, found out without reading a weight.
+"""What a Hugging Face checkpoint holds, found out without reading a weight.
 
 The API asks this when a job arrives, the convert stage asks it again before it starts: the config is understood, the
 weight files are all there, and their headers agree with the config in names and shapes. Only the standard library is
 used. The price: of a `.bin` checkpoint, whose tensors only torch can list, nothing but the files is checked here
 (`tensors` is None) and `check_tensors` is left to the caller.
 
-When not to use it: for Cerebras checkpoints (`regraft_worker.conversion.cs`).
+When not to use it: for Cerebras checkpoints, of which only the files are looked for (`checkpoint_files.locate`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.checkpoint_files import Weights, find_weights, read_config
+from regraft.checkpoint_files import Weights, locate, read_json, weights_at
 from regraft.errors import InvalidDataError
 from regraft.families import Architecture, Family, detect, expected_tensors, parameter_count
 from regraft.keymap import embedding_row, is_ignored, rows
@@ -59,24 +59,25 @@ class CheckpointInfo:
     has_tokenizer: bool
 
 
-def inspect_checkpoint(folder: Path, *, field: str = "base_checkpoint.uri") -> CheckpointInfo:
-    """Look into a folder, and refuse what cannot be trained from.
+def inspect_checkpoint(path: Path, *, field: str = "base_checkpoint.uri") -> CheckpointInfo:
+    """Look into a folder, or a weight file or index with its config beside it; refuse what cannot be trained from.
 
     Raises:
-        InvalidInputError: `field` names no readable folder.
-        InvalidDataError: the folder holds no usable checkpoint.
+        InvalidInputError: `field` names no readable folder or file.
+        InvalidDataError: it is no usable checkpoint.
     """
-    config = read_config(folder, field=field)
+    place = locate(path, field=field)
+    config = read_json(place.config, field=field)
     family, architecture = read_architecture(config)
-    weights = find_weights(folder, field=field)
+    weights = weights_at(place.weights, field=field)
     entries = _entries(weights)
     if entries is not None:
         entries = {name: entry for name, entry in entries.items() if not is_ignored(family, name)}
         check_dtypes({name: entry.dtype for name, entry in entries.items()}, field=field)
         check_tensors(family, architecture, {name: entry.shape for name, entry in entries.items()}, field=field)
-    extra = [name for name in EXTRA_FILES if (folder / name).is_file()]
+    extra = [name for name in EXTRA_FILES if (place.folder / name).is_file()]
     return CheckpointInfo(
-        folder=folder,
+        folder=place.folder,
         family=family.name,
         architecture=architecture,
         config=config,
@@ -85,8 +86,14 @@ def inspect_checkpoint(folder: Path, *, field: str = "base_checkpoint.uri") -> C
         dtypes=Counter(entry.dtype for entry in (entries or {}).values()),
         parameters=parameter_count(family, architecture),
         files=("config.json", *weights.names, *extra),
-        has_tokenizer="tokenizer.json" in extra or {"vocab.json", "merges.txt"} <= set(extra),
+        has_tokenizer=has_tokenizer(place.folder),
     )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """True when a tokenizer is there in one file, or in a pair."""
+    pair = ("vocab.json", "merges.txt")
+    return (folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in pair)
 
 
 def read_architecture(config: Mapping[str, object]) -> tuple[Family, Architecture]:

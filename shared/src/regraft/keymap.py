@@ -2,7 +2,7 @@
 
 Three namings meet here: `own` (this project's decoder), `hf` (Hugging Face) and `cs` (Cerebras Model Zoo). This
 module knows names and the limits of a format, never values: moving and permuting tensors needs torch and lives in
-`regraft_worker.conversion.tensors`.
+`regraft_worker.conversion.mapping`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from regraft.families import Architecture, Family, Tensor
+from regraft.formats import Release
 
 _LAYER = re.compile(r"\.(0|[1-9][0-9]{0,5})\.")
-_CS_PREFIX = "model."
 _HEAD = "head.weight"
 CS_ROPE_THETA = 10000.0
+_SCALED_ROPE: Release = (2, 1)
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,13 @@ def is_ignored(family: Family, name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in family.ignored_hf)
 
 
-def without_prefix(name: str) -> str:
-    """A Cerebras name as the converter writes it; a trainer's file has the prefix `model.` on every name."""
-    return name.removeprefix(_CS_PREFIX)
-
-
-def why_not_cs(architecture: Architecture) -> str:
-    """Why no Cerebras checkpoint can hold this model, empty when one can."""
+def why_not_cs(architecture: Architecture, release: Release | None = None) -> str:
+    """Why no Cerebras checkpoint (of that release) can hold this model, empty when one can."""
     if not architecture.parallel_residual:
         return "its blocks add attention and feed-forward one after the other; the Cerebras model adds both at once"
     if architecture.rope_theta != CS_ROPE_THETA:
-        return f"its rotary base is {architecture.rope_theta:g}; cs-1.8 knows only {CS_ROPE_THETA:g}"
+        return f"its rotary base is {architecture.rope_theta:g}; Cerebras knows only {CS_ROPE_THETA:g}"
+    if release is not None and release < _SCALED_ROPE and architecture.rope_scaling_factor != 1.0:
+        factor = architecture.rope_scaling_factor
+        return f"its rotary embedding is scaled by {factor:g}; releases before 2.1 cannot"
     return ""

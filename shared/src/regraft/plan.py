@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regraft.checkpoint_files import WEIGHT_SUFFIXES
 from regraft.jobs import StageName
 from regraft.specs import (
     ConvertTask,
@@ -49,6 +50,7 @@ def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, 
             return ExportTask(
                 checkpoint_uri=results[StageName.TRAIN]["uri"],
                 formats=spec.output.formats,
+                max_shard_bytes=spec.output.max_shard_bytes,
                 output_uri=f"{folder}/export",
                 provenance=_provenance(job_id, spec, results),
             )
@@ -57,13 +59,20 @@ def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, 
 def _prepare(spec: JobSpec, storage: str) -> PrepareTask:
     own = spec.dataset.tokenizer == "checkpoint"
     steps = spec.training.max_steps
+    beside_weights = _folder(spec.base_checkpoint.uri)
     return PrepareTask(
         dataset=spec.dataset,
-        tokenizer_uri=spec.base_checkpoint.uri if own else spec.dataset.tokenizer,
-        checkpoint_uri=spec.base_checkpoint.uri,
+        tokenizer_uri=beside_weights if own else spec.dataset.tokenizer,
+        checkpoint_uri=beside_weights,
         planned_windows=None if steps is None else steps * spec.training.batch_size,
         output_uri=f"{storage.rstrip('/')}/datasets",
     )
+
+
+def _folder(checkpoint: str) -> str:
+    """Where the tokenizer and the config of a checkpoint are, which may be named by its weights."""
+    folder, slash, _ = checkpoint.rpartition("/")
+    return folder if slash and checkpoint.endswith(WEIGHT_SUFFIXES) else checkpoint
 
 
 def _evaluate(spec: JobSpec, results: Results, folder: str) -> EvaluateTask:

@@ -25,8 +25,8 @@ from regraft_dataprep.encoders import (
     DifferentIdsError,
     Encoded,
     GigatokenEncoder,
+    PartEncoders,
     ReferenceEncoder,
-    checked_encoder,
     fastest_encoder,
 )
 from regraft_dataprep.pipeline import prepare
@@ -119,7 +119,7 @@ def test_a_tokenizer_that_gigatoken_does_not_know_is_no_fault(
     encoder = load_tokenizer(str(folder))
     name = fastest_encoder(encoder, recorder)
     assert (name, recorder.events) == ("tokenizers", [("info", "text is encoded by tokenizers")])
-    assert lists(checked_encoder(name, encoder)("part").encode(raw("A b", ""))) == encoder.encode(["A b", ""])
+    assert lists(PartEncoders(name, encoder).of("part").encode(raw("A b", ""))) == encoder.encode(["A b", ""])
 
 
 class Planted(GigatokenEncoder):
@@ -166,7 +166,7 @@ def test_a_wrong_id_in_a_sampled_document_is_noticed(
 def test_every_part_has_a_sample_of_its_own(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planted, "where", staticmethod(lambda text: text == b"!!!!"))
     monkeypatch.setattr(encoders, "GigatokenEncoder", Planted)
-    parts = checked_encoder("gigatoken", load_tokenizer(str(tokenizer_dir)))
+    parts = PartEncoders("gigatoken", load_tokenizer(str(tokenizer_dir))).of
     first = parts("first")
     first.encode(raw(*["Oil rose."] * 20))
     first.encode(raw("!!!!"))  # beyond the sample

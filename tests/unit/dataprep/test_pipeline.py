@@ -65,7 +65,6 @@ def files_of(uri: str) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in manifest.files}
 
 
-
 def work_folders(out: Path) -> list[Path]:
     """What unfinished runs have left; nothing else is there, no draft of a dataset and no dataset."""
     found = list(out.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from regraft.ports import NullProgress
 from regraft.specs.stages import ConvertResult, ConvertTask
 from regraft_worker.conversion import hf
+from regraft_worker.conversion.bits import same_bits
 from regraft_worker.conversion.convert import convert
-from regraft_worker.conversion.tensors import same_bits
 from regraft_worker.sample import write_sample_checkpoint
 
 State = dict[str, torch.Tensor]
@@ -24,6 +25,7 @@ class Recorder(NullProgress):
     def __init__(self, *, looks: int = 10**9) -> None:
         self.steps: list[tuple[int, int | None]] = []
         self.artifacts: list[tuple[str, str, dict[str, object]]] = []
+        self.events: list[str] = []
         self._looks = looks
 
     def step(self, step, metrics, *, total=None, tokens=None) -> None:  # type: ignore[no-untyped-def]
@@ -31,6 +33,9 @@ class Recorder(NullProgress):
 
     def artifact(self, kind, uri, metadata) -> None:  # type: ignore[no-untyped-def]
         self.artifacts.append((kind, uri, dict(metadata)))
+
+    def event(self, message, *, level="info", data=None) -> None:  # type: ignore[no-untyped-def]
+        self.events.append(message)
 
     def should_stop(self) -> bool:
         self._looks -= 1
@@ -43,12 +48,20 @@ def sample(folder: Path, family: str = "gptj", **options: object) -> Path:
     return folder
 
 
-def run(base: Path, output: Path, progress: Recorder | None = None) -> ConvertResult:
-    return convert(ConvertTask(checkpoint_uri=str(base), output_uri=str(output)), progress)
+def run(base: Path, output: Path, progress: Recorder | None = None, **options: Any) -> ConvertResult:
+    """Without `transformers`, which takes seconds to start, unless asked for."""
+    task = ConvertTask(checkpoint_uri=str(base), output_uri=str(output))
+    return convert(task, progress, **{"transformers_share": 0.0, **options})
 
 
 def tensors_of(folder: Path) -> State:
-    return dict(hf.read_tensors(folder))
+    with hf.open_folder(folder) as side:
+        return {name: lazy.whole().clone() for name, lazy in side.tensors.items()}
+
+
+def published(output: Path) -> list[Path]:
+    """What a folder of artifacts shows: work folders are hidden."""
+    return [path for path in output.iterdir() if not path.name.startswith(".work-")] if output.exists() else []
 
 
 def assert_same(left: State, right: State) -> None:

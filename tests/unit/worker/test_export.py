@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from convert_samples import Recorder, assert_same, published, tensors_of
+from convert_samples import run as run_convert
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from regraft.errors import ConflictError, InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.families import family_named
-from regraft.ports import NullProgress
-from regraft.specs.stages import ConvertTask, ExportResult, ExportTask
+from regraft.formats import FORMAT_NAMES
+from regraft.specs.stages import ExportResult, ExportTask
 from regraft.storage import file_sha256, is_published, local_path, publish, read_manifest
 from regraft_worker.cli_convert import export as export_command
-from regraft_worker.conversion import cs, hf
-from regraft_worker.conversion.convert import convert
-from regraft_worker.conversion.export import export
+from regraft_worker.conversion import export as export_module
+from regraft_worker.conversion import hf
+from regraft_worker.conversion.export import cs_outputs, export
+from regraft_worker.conversion.formats import FORMATS
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.mapping import Mapped
 from regraft_worker.conversion.model_card import model_card
-from regraft_worker.conversion.source import open_cs
-from regraft_worker.conversion.tensors import same_bits
 from regraft_worker.sample import write_sample_checkpoint
 
 ASSETS = Path(__file__).parents[2] / "assets" / "modelzoo"
@@ -32,23 +35,6 @@ PROVENANCE: dict[str, object] = {
     "datasets": ["file:///data/trc2"],
     "training": {"max_steps": 25, "evaluation": {"perplexity": 12.5}},
 }
-
-
-class Recorder(NullProgress):
-    def __init__(self, *, looks: int = 10**9) -> None:
-        self.artifacts: list[tuple[str, str, dict[str, object]]] = []
-        self.last: tuple[int, int | None] = (0, None)
-        self._looks = looks
-
-    def step(self, step, metrics, *, total=None, tokens=None) -> None:  # type: ignore[no-untyped-def]
-        self.last = (step, total)
-
-    def artifact(self, kind, uri, metadata) -> None:  # type: ignore[no-untyped-def]
-        self.artifacts.append((kind, uri, dict(metadata)))
-
-    def should_stop(self) -> bool:
-        self._looks -= 1
-        return self._looks < 0
 
 
 @pytest.fixture(params=["gptj", "gptneox"])
@@ -74,19 +60,17 @@ def sample(folder: Path, family: str = "gptj", seed: int = 0) -> Path:
     return folder
 
 
-def run(checkpoint: Path, output: Path, *formats: str, progress: Recorder | None = None) -> ExportResult:
+def run(
+    checkpoint: Path, output: Path, *formats: str, progress: Recorder | None = None, **options: object
+) -> ExportResult:
     task = ExportTask(
         checkpoint_uri=str(checkpoint),
         formats=formats,  # type: ignore[arg-type]
         output_uri=str(output),
         provenance=PROVENANCE,
+        **options,  # type: ignore[arg-type]
     )
-    return export(task, progress)
-
-
-def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    assert all(same_bits(left[name], right[name]) for name in left)
+    return export(task, progress, transformers_share=0.0)
 
 
 def test_every_format_is_published_and_reported(trained: Path, tmp_path: Path) -> None:
@@ -97,7 +81,8 @@ def test_every_format_is_published_and_reported(trained: Path, tmp_path: Path) -
         assert local_path(uri) == tmp_path / "out" / name
         assert is_published(local_path(uri))
     assert progress.artifacts == [("export", uri, {"format": name}) for name, uri in result.artifacts.items()]
-    assert progress.last[0] == progress.last[1] == 4 * len(load_file(trained / "model.safetensors"))
+    nbytes = sum(tensor.nbytes for tensor in load_file(trained / "model.safetensors").values())
+    assert progress.steps[-1] == ((2 + 3 * 2) * nbytes,) * 2
 
 
 def test_the_hugging_face_export_is_the_model_without_its_training_state(trained: Path, tmp_path: Path) -> None:
@@ -111,31 +96,42 @@ def test_the_hugging_face_export_is_the_model_without_its_training_state(trained
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "verification.json",
     ]
     assert_same(load_file(folder / "model.safetensors"), load_file(trained / "model.safetensors"))
     assert file_sha256(folder / "tokenizer.json") == file_sha256(trained / "tokenizer.json")
 
 
-def test_the_cerebras_export_reads_back_as_the_model(trained: Path, tmp_path: Path) -> None:
-    folder = local_path(run(trained, tmp_path / "out", "cs-1.8").artifacts["cs-1.8"])
-    assert {"pytorch_model_to_cs-1.8.mdl", "config_to_cs-1.8.yaml", "tokenizer.json"} <= {
+@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name != "hf"])
+def test_a_cerebras_export_reads_back_as_the_model(trained: Path, tmp_path: Path, name: str) -> None:
+    folder = local_path(run(trained, tmp_path / "out", name).artifacts[name])
+    outputs = cs_outputs(folder, FORMATS[name])
+    assert (outputs.checkpoint.name, outputs.config.name) == (f"pytorch_model_to_{name}.mdl", f"config_to_{name}.yaml")
+    assert {outputs.checkpoint.name, outputs.config.name, "tokenizer.json", "verification.json"} <= {
         path.name for path in folder.iterdir()
     }
     assert not [path for path in folder.iterdir() if path.is_dir()]
-    source = open_cs(folder / cs.MODEL_FILE, folder / cs.CONFIG_FILE)
-    assert_same(dict(source.tensors()), load_file(trained / "model.safetensors"))
+    assert outputs.checkpoint.read_bytes()[:4] == (b"\x89HDF" if name == "cs-2.9" else b"PK\x03\x04")
+    back = run_convert(outputs.checkpoint, tmp_path / "back")
+    assert_same(tensors_of(local_path(back.uri)), load_file(trained / "model.safetensors"))
+
+
+def test_a_large_export_is_sharded_as_asked(trained: Path, tmp_path: Path) -> None:
+    folder = local_path(run(trained, tmp_path / "out", "hf", max_shard_bytes=20_000).artifacts["hf"])
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    assert_same(tensors_of(folder), load_file(trained / "model.safetensors"))
 
 
 def test_exports_name_their_parent(tmp_path: Path) -> None:
     base = sample(tmp_path / "base")
-    converted = convert(ConvertTask(checkpoint_uri=str(base), output_uri=str(tmp_path / "checkpoints")))
+    converted = run_convert(base, tmp_path / "checkpoints")
     result = run(local_path(converted.uri), tmp_path / "out", "hf")
     manifest = read_manifest(local_path(result.artifacts["hf"]))
     assert manifest is not None
     assert (manifest.kind, manifest.address) == ("export", "hf")
     assert manifest.parents == {"checkpoint": converted.address}
     assert manifest.made_by["provenance"] == PROVENANCE
-    assert manifest.summary["format"] == "hf"
+    assert (manifest.summary["format"], manifest.summary["verified"]) == ("hf", True)
 
 
 def test_a_retry_keeps_what_is_there(tmp_path: Path) -> None:
@@ -174,7 +170,7 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
     save_file(bad, checkpoint / "model.safetensors")
     with pytest.raises(InvalidDataError, match=r"1 of 300 values of 'lm_head.bias'"):
         run(checkpoint, tmp_path / "out", "cs-1.8")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_damaged_since_it_was_published_is_refused(tmp_path: Path) -> None:
@@ -189,30 +185,44 @@ def test_a_checkpoint_damaged_since_it_was_published_is_refused(tmp_path: Path) 
     assert (caught.value.reason, caught.value.value) == ("corrupt_artifact", str(path))
 
 
-@pytest.mark.parametrize("name", ["hf", "cs-1.8"])
+@pytest.mark.parametrize("name", ["hf", "cs-1.8", "cs-2.9"])
 def test_an_export_that_reads_back_otherwise_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    checkpoint = sample(tmp_path / "a")
-    read_hf, read_cs = hf.read_tensors, cs.read_tensors
+    """A writer that negates one tensor is planted."""
+    victims = ("lm_head.weight", "embed_out.weight")
 
-    def negated(pairs):  # type: ignore[no-untyped-def]
-        return ((n, -t if n == "lm_head.weight" else t) for n, t in pairs)
+    def negated(tensors: list[Lazy]) -> list[Lazy]:
+        return [
+            replace(lazy, read_rows=lambda start, stop, lazy=lazy: -lazy.read_rows(start, stop))
+            if lazy.name in victims
+            else lazy
+            for lazy in tensors
+        ]
 
-    monkeypatch.setattr(hf, "read_tensors", lambda folder: negated(read_hf(folder)))
-    monkeypatch.setattr(cs, "read_tensors", lambda path, **sizes: negated(read_cs(path, **sizes)))
-    with pytest.raises(InvalidDataError, match=r"'lm_head.weight' was read back with other values"):
-        run(checkpoint, tmp_path / "out", name)
+    write_hf, write_cs = hf.write_checkpoint, export_module.write_cs
+
+    def wrong_hf(folder: Path, tensors: list[Lazy], **options: object) -> None:
+        write_hf(folder, negated(tensors), **options)  # type: ignore[arg-type]
+
+    def wrong_cs(path: Path, mapped: Mapped, *args: object, **options: object) -> None:
+        write_cs(path, mapped._replace(tensors=negated(mapped.tensors)), *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hf, "write_checkpoint", wrong_hf)
+    monkeypatch.setattr(export_module, "write_cs", wrong_cs)
+    with pytest.raises(InvalidDataError, match="was read back with other values") as caught:
+        run(trained, tmp_path / "out", name)
+    assert caught.value.value in victims
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("looks", [0, 10, 40, 60, 90])
+@pytest.mark.parametrize("looks", [0, 30, 70, 120, 160, 200])
 def test_a_stop_leaves_only_whole_exports(tmp_path: Path, looks: int) -> None:
     with pytest.raises(InterruptedStageError):
         run(sample(tmp_path / "a"), tmp_path / "out", "hf", "cs-1.8", progress=Recorder(looks=looks))
-    left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
+    left = published(tmp_path / "out")
     assert all(is_published(folder) for folder in left)
-    assert [folder.name for folder in left] == (["hf"] if looks > 55 else [])
+    assert [folder.name for folder in left] == (["hf"] if looks > 130 else [])
 
 
 def card(provenance: dict[str, object]) -> tuple[dict[str, object], str]:
@@ -260,5 +270,5 @@ def test_the_command_line_exports_each_format_once(tmp_path: Path) -> None:
     formats = ["--format", "hf", "--format", "cs-1.8", "--format", "hf"]
     result = CliRunner().invoke(app, [*options, *formats], catch_exceptions=False)
     assert [line.split()[0] for line in result.output.splitlines()] == ["hf", "cs-1.8"]
-    with pytest.raises(InvalidInputError, match=r"Use one of: hf, cs-1\.8"):
-        CliRunner().invoke(app, [*options, "--format", "cs-2.9"], catch_exceptions=False)
+    with pytest.raises(InvalidInputError, match=r"Use one of: hf, cs-1\.7, cs-1\.8"):
+        CliRunner().invoke(app, [*options, "--format", "cs-3.0"], catch_exceptions=False)

@@ -22,7 +22,8 @@ import torch
 from regraft.families import FAMILIES, Family
 from regraft.specs import TargetSpec, TrainingSpec, TrainTask
 from regraft_worker.conversion.hf import write_checkpoint
-from regraft_worker.conversion.tensors import own_to_hf
+from regraft_worker.conversion.lazy import of_tensor
+from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.model import Decoder
 from regraft_worker.trainer import checkpoint, loop
 
@@ -97,7 +98,8 @@ def write_model(folder: Path, config: Mapping[str, object] = GPTJ, *, seed: int 
         for name, tensor in Decoder(architecture).state_dict().items()
     }
     state = {name: tensor.half() if config.get("dtype") == "float16" else tensor for name, tensor in state.items()}
-    write_checkpoint(folder, own_to_hf(family, architecture, state), config=config)
+    lazies = {name: of_tensor(name, tensor) for name, tensor in state.items()}
+    write_checkpoint(folder, own_to_hf(family, architecture, lazies), config=config)
     (folder / "tokenizer.json").write_text('{"of": "the base"}')
     return folder
 

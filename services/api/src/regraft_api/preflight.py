@@ -1,7 +1,7 @@
 """What can be known about a job before anything is computed: checked when it is posted.
 
-Only headers and sizes are read. Where the API does not mount the data (`check_files` off) the stages make the same
-checks before they compute.
+Only headers and sizes are read; of a Cerebras checkpoint it is known that it and its config are there. Where the API
+does not mount the data (`check_files` off) the stages make the same checks before they compute.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from glob import iglob
 from typing import Any
 
-from regraft.checkpoint_info import CheckpointInfo, inspect_checkpoint
+from regraft.checkpoint_files import Place, locate
+from regraft.checkpoint_info import has_tokenizer, inspect_checkpoint
 from regraft.errors import InvalidDataError, InvalidInputError, RegraftError
+from regraft.families import Architecture
+from regraft.formats import release_of
 from regraft.jobstore import Workers
 from regraft.keymap import why_not_cs
 from regraft.models import Worker
@@ -35,14 +38,22 @@ def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
     warnings = _check_target(spec, alive) + _check_source(spec, alive)
     if settings.check_files:
         _check_corpus(spec.dataset)
-        _check_fit(spec, _inspect(spec.base_checkpoint.uri))
+        place, architecture = _inspect(spec.base_checkpoint.uri)
+        _check_tokenizer(spec, place)
+        if architecture is not None:
+            _check_fit(spec, architecture)
     return warnings
 
 
-def _inspect(uri: str) -> CheckpointInfo:
-    """What the checkpoint is; whatever is wrong in it is about the field that names it."""
+def _inspect(uri: str) -> tuple[Place, Architecture | None]:
+    """Where the checkpoint is, and the model if it is Hugging Face's.
+
+    Whatever is wrong in it is about the field that names it.
+    """
+    path = local_path(uri, field=CHECKPOINT)
     try:
-        return inspect_checkpoint(local_path(uri, field=CHECKPOINT), field=CHECKPOINT)
+        place = locate(path, field=CHECKPOINT)
+        return place, None if place.is_cs else inspect_checkpoint(path, field=CHECKPOINT).architecture
     except RegraftError as error:
         if error.field == CHECKPOINT:
             raise
@@ -121,8 +132,18 @@ def _check_path(uri: str, *, alone: bool) -> None:
         )
 
 
-def _check_fit(spec: JobSpec, info: CheckpointInfo) -> None:
-    positions = info.architecture.max_position_embeddings
+def _check_tokenizer(spec: JobSpec, place: Place) -> None:
+    if spec.dataset.tokenizer == "checkpoint" and not has_tokenizer(place.folder):
+        raise InvalidInputError(
+            "the base checkpoint has no tokenizer",
+            field="dataset.tokenizer",
+            value=spec.dataset.tokenizer,
+            remedy="Name a tokenizer.json or a tokenizer directory.",
+        )
+
+
+def _check_fit(spec: JobSpec, architecture: Architecture) -> None:
+    positions = architecture.max_position_embeddings
     if spec.dataset.max_sequence_length > positions:
         raise InvalidInputError(
             f"the model has only {positions} positions",
@@ -130,18 +151,12 @@ def _check_fit(spec: JobSpec, info: CheckpointInfo) -> None:
             value=spec.dataset.max_sequence_length,
             remedy=f"Use at most {positions}.",
         )
-    if spec.dataset.tokenizer == "checkpoint" and not info.has_tokenizer:
-        raise InvalidInputError(
-            "the base checkpoint has no tokenizer",
-            field="dataset.tokenizer",
-            value=spec.dataset.tokenizer,
-            remedy="Name a tokenizer.json or a tokenizer directory.",
-        )
-    why_not = why_not_cs(info.architecture)
-    if why_not and any(name != "hf" for name in spec.output.formats):
-        raise InvalidInputError(
-            f"no Cerebras format can hold this model: {why_not}",
-            field="output.formats",
-            value=list(spec.output.formats),
-            remedy="Ask for hf only.",
-        )
+    for name in spec.output.formats:
+        why_not = "" if name == "hf" else why_not_cs(architecture, release_of(name))
+        if why_not:
+            raise InvalidInputError(
+                f"the format {name} cannot hold this model: {why_not}",
+                field="output.formats",
+                value=list(spec.output.formats),
+                remedy="Ask for hf only.",
+            )

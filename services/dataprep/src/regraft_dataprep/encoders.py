@@ -12,7 +12,7 @@ The trade-off: a difference in a document outside of the sample would not be see
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -107,7 +107,12 @@ class GigatokenEncoder:
     name = "gigatoken"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._fast = gigatoken.Tokenizer.from_json(_for_gigatoken(tokenizer))
+        self._definition = _for_gigatoken(tokenizer)
+        self.forget()
+
+    def forget(self) -> None:
+        """Load it again: it remembers every word that it has met, 100 bytes each, for ever."""
+        self._fast = gigatoken.Tokenizer.from_json(self._definition)
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Ids of each text, without a copy."""
@@ -157,11 +162,22 @@ def fastest_encoder(encoder: TextEncoder, progress: Progress) -> str:
     return chosen.name
 
 
-def checked_encoder(name: str, encoder: TextEncoder) -> Callable[[str], CheckedEncoder]:
-    """Loads the encoder of this name once; makes one with a fresh sample for each part of a corpus."""
-    reference = ReferenceEncoder(encoder)
-    chosen = reference if name == reference.name else GigatokenEncoder(encoder.tokenizer)
-    return lambda part: CheckedEncoder(chosen, reference, part=part)
+class PartEncoders:
+    """The encoder of one name, loaded once for all parts of a corpus."""
+
+    def __init__(self, name: str, encoder: TextEncoder) -> None:
+        self.name = name
+        self._reference = ReferenceEncoder(encoder)
+        self._fast = None if name == self._reference.name else GigatokenEncoder(encoder.tokenizer)
+
+    def of(self, part: str) -> CheckedEncoder:
+        """One with a fresh sample."""
+        return CheckedEncoder(self._fast or self._reference, self._reference, part=part)
+
+    def forget(self) -> None:
+        """Give back what it remembers of the texts it has met."""
+        if self._fast is not None:
+            self._fast.forget()
 
 
 def _fast_encoder(encoder: TextEncoder, reference: Encoder, progress: Progress) -> Encoder | None:

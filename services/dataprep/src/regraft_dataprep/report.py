@@ -48,7 +48,7 @@ def corpus_report(gathered: Gathered) -> dict[str, Any]:
         "cleaning": [asdict(count) for count in decision.steps],
         "duplicates": _duplicates(gathered),
         "cleaning_examples": gathered.first("examples", EXAMPLES),
-        "languages": languages(text for text, _ in texts["train"]),
+        "languages": languages([text for text, _ in texts["train"]]),
         "held_out_like_trained": decision.moved,
         "overlap": gathered.overlap,
         "splits": {name: _split(gathered, name, texts[name]) for name in SPLITS},

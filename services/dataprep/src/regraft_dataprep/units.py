@@ -22,7 +22,7 @@ from regraft.specs.stages import PrepareTask
 from regraft_dataprep.cleaning import Cleaner
 from regraft_dataprep.corpus import CorpusFiles
 from regraft_dataprep.decide import EVAL, TRAIN, Sides
-from regraft_dataprep.encoders import CheckedEncoder, checked_encoder
+from regraft_dataprep.encoders import PartEncoders
 from regraft_dataprep.piece_writer import PieceOptions, PieceWriter
 from regraft_dataprep.pieces import Piece, open_piece
 from regraft_dataprep.shards import ShardOptions, write_shard
@@ -67,7 +67,7 @@ class Units:
         self.fast_encoder: str = setup["encoder"]
         self._part_bytes: int = setup["part_bytes"]
         self.corpus = CorpusFiles(self.spec, part_bytes=self._part_bytes)
-        self._loaded: tuple[str, Callable[[str], CheckedEncoder]] | None = None
+        self._encoders: PartEncoders | None = None
         self._encoded = 0
 
     @cached_property
@@ -149,19 +149,21 @@ class Units:
             vocab_size=self.tokenizer.vocab_size,
             with_signatures=needs_signatures(self.spec),
         )
-        checked = self._checked_encoder(encoder)(self.corpus.name(number))
+        checked = self._part_encoders(encoder).of(self.corpus.name(number))
         with PieceWriter(folder, cleaner=Cleaner(self.spec.cleaning), encoder=checked, options=options) as writer:
             stray = self.corpus.stray_lines
             writer.write(self.corpus.read(number), tick=tick, bad=self._bad)
             writer.facts.stray_lines = self.corpus.stray_lines - stray
             writer.finish()
 
-    def _checked_encoder(self, name: str) -> Callable[[str], CheckedEncoder]:
-        """Loaded again now and then: gigatoken remembers every word that it has met, 100 bytes each, for ever."""
-        if self._loaded is None or self._loaded[0] != name or self._encoded >= _BYTES_PER_ENCODER:
-            self._loaded, self._encoded = (name, checked_encoder(name, self.tokenizer)), 0
+    def _part_encoders(self, name: str) -> PartEncoders:
+        if self._encoders is None or self._encoders.name != name:
+            self._encoders, self._encoded = PartEncoders(name, self.tokenizer), 0
+        elif self._encoded >= _BYTES_PER_ENCODER:
+            self._encoders.forget()
+            self._encoded = 0
         self._encoded += self._part_bytes
-        return self._loaded[1]
+        return self._encoders
 
     def _bad(self, record: BadRecord, count: int) -> None:
         limit = self.spec.reading.max_bad_records

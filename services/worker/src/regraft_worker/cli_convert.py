@@ -1,64 +1,142 @@
-"""Commands about checkpoints: `regraft convert`, `regraft export`, `regraft sample checkpoint`.
+"""Commands that convert checkpoints: `regraft convert`, `convert-config`, `export`, `sample checkpoint`.
 
-`convert` keeps the options and the file names of the Model Zoo's converter for the formats it knows, so that scripts
-written for that one go on working. torch is imported when a command runs, not when the command line is built.
+`convert` and `convert-config` keep the options, file names and last words of the Model Zoo's converter, so that scripts
+written for that one go on working; they ask nothing, whatever stdin is. torch is imported when a command runs, not when
+the command line is built.
 """
 
 from __future__ import annotations
 
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from regraft.errors import ConflictError, InvalidInputError
-from regraft.families import family_named
-from regraft.ports import NullProgress
+from regraft.errors import InvalidInputError, RegraftError
 
 if TYPE_CHECKING:
-    from regraft_worker.conversion.source import Source
-    from regraft_worker.conversion.verify import Steps
+    from regraft_worker.conversion.formats import Format
 
-FORMATS = ("hf", "cs-1.8")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+_Model = Annotated[str, typer.Option("--model", help="gptj, gpt-neox, or either with -headless; detected by default.")]
+_SrcFmt = Annotated[str, typer.Option("--src-fmt", help="Format to read: hf, cs-1.7 ... cs-2.9, or cs-auto.")]
+_TgtFmt = Annotated[str, typer.Option("--tgt-fmt", help="Format to write: hf, cs-1.7 ... cs-2.9.")]
+_OutputDir = Annotated[Path | None, typer.Option(help="Folder to write to; beside the input by default.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show where a failure came from.")]
 
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Weights (.bin, .safetensors, .index.json, .mdl) or a folder.")],
     *,
-    src_fmt: Annotated[str, typer.Option(help="Format of the checkpoint: hf or cs-1.8.")],
-    tgt_fmt: Annotated[str, typer.Option(help="Format to write: hf or cs-1.8.")],
+    src_fmt: _SrcFmt,
+    tgt_fmt: _TgtFmt,
     config: Annotated[Path | None, typer.Option(help="Its config.json or YAML; found beside it by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="gptj or gpt-neox; detected by default.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Folder to write to; beside the input by default.")] = None,
+    model: _Model = "",
+    output_dir: _OutputDir = None,
+    drop_unmatched_keys: Annotated[
+        bool, typer.Option("--drop-unmatched-keys", help="Leave out keys and tensors that are not known.")
+    ] = False,
+    hf_shard_size: Annotated[str, typer.Option(help="Largest file of a Hugging Face checkpoint.")] = "10GB",
+    export_safetensors: Annotated[
+        bool, typer.Option("--export-safetensors", help="Write safetensors instead of .bin.")
+    ] = False,
+    export_h5_checkpoint: Annotated[
+        bool, typer.Option("--export-h5-checkpoint", help="Write HDF5 where the release reads it.")
+    ] = False,
+    no_progress_bar: Annotated[bool, typer.Option("--no-progress-bar", help="Show no progress.")] = False,
+    debug: _Debug = False,
+    overwrite: _Overwrite = False,
+    params_out: Annotated[Path | None, typer.Option(help="Also write a complete params file here.")] = None,
+    job: Annotated[Path | None, typer.Option(help="Job file that the params file is filled from.")] = None,
+    data_dir: Annotated[str, typer.Option(help="Folder with train and eval, for the params file.")] = "",
 ) -> None:
-    """Convert a checkpoint between Hugging Face and Cerebras formats."""
-    _check_formats(src_fmt, tgt_fmt)
-    source, stem, config_stem = _open(checkpoint, config, src_fmt=src_fmt, model=model)
-    folder = output_dir or (checkpoint if checkpoint.is_dir() else checkpoint.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    if tgt_fmt == "hf":
-        written, written_config = _to_hf(source, folder / f"{stem}_to_hf")
-    else:
-        written = folder / f"{stem}_to_{tgt_fmt}.mdl"
-        written_config = folder / f"{config_stem}_to_{tgt_fmt}.yaml"
-        _to_cs(source, written, written_config)
-    typer.echo(f"Checkpoint saved to {written}")
-    typer.echo(f"Config saved to {written_config}")
+    """Convert a checkpoint and its config between Hugging Face and Cerebras formats."""
+    from regraft_worker.cli_params import write_params
+    from regraft_worker.conversion.formats import format_named
+    from regraft_worker.conversion.transfer import transfer
+    from regraft_worker.terminal import byte_progress
+
+    with _conversion(debug):
+        if params_out is not None:
+            _check_params_target(tgt_fmt)
+        with byte_progress(show=not no_progress_bar) as progress:
+            done = transfer(
+                checkpoint,
+                config=config or _config_beside(checkpoint, src_fmt),
+                model=model,
+                src_fmt=src_fmt,
+                tgt_fmt=tgt_fmt,
+                output_dir=output_dir or (checkpoint if checkpoint.is_dir() else checkpoint.parent),
+                drop_unmatched_keys=drop_unmatched_keys,
+                hf_shard_size=_bytes(hf_shard_size),
+                export_safetensors=export_safetensors,
+                export_h5=export_h5_checkpoint,
+                progress=progress,
+                overwrite=overwrite,
+            )
+        _tell(done.notes)
+        typer.echo(f"Checkpoint saved to {done.checkpoint}")
+        typer.echo(f"Config saved to {done.config}")
+        if params_out is not None:
+            target, _ = format_named(tgt_fmt, field="--tgt-fmt")
+            write_params(
+                params_out, job=job, config=done.config, target=target, data_dir=data_dir, checkpoint=done.checkpoint
+            )
+
+
+def convert_config(
+    config: Annotated[Path, typer.Argument(help="A config.json, or a YAML with a `model` section.")],
+    *,
+    src_fmt: _SrcFmt,
+    tgt_fmt: _TgtFmt,
+    model: _Model = "",
+    output_dir: _OutputDir = None,
+    debug: _Debug = False,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Convert a config alone; keys that are not known are left out and named."""
+    from regraft.families import variant_named
+    from regraft_worker.conversion.config_files import convert_config as convert_file
+    from regraft_worker.conversion.formats import format_named
+    from regraft_worker.conversion.parted import parted, write_text
+
+    with _conversion(debug):
+        source = _config_format(config, src_fmt)
+        target, note = format_named(tgt_fmt, field="--tgt-fmt")
+        family = variant_named(model) if model else None
+        converted = convert_file(config, model=family, source=source, target=target, drop=True)
+        suffix = "yaml" if target.is_cs else "json"
+        name = f"{config.stem}_to_{target.name}.{suffix}"
+        folder = output_dir or config.parent
+        with parted(folder, name, overwrite=overwrite) as part:
+            write_text(part / name, converted.text)
+        _tell((note, *converted.notes))
+        typer.echo(f"Config saved to {folder / name}")
 
 
 def export(
     *,
     checkpoint: Annotated[Path, typer.Option(help="Hugging Face model folder, such as a training checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder that gets one folder per format.")],
-    formats: Annotated[list[str], typer.Option("--format", help="hf or cs-1.8; may be repeated.")],
+    formats: Annotated[list[str], typer.Option("--format", help="hf, cs-1.7 ... cs-2.9; may be repeated.")],
 ) -> None:
-    """Export a trained checkpoint, verified by reading it back."""
+    """Export a trained checkpoint, proven by reading it back and computing with it."""
+    from regraft.formats import FORMAT_NAMES
     from regraft.specs.stages import ExportTask
     from regraft_worker.conversion.export import export as run_export
 
     for name in formats:
-        _check_format("--format", name)
+        if name not in FORMAT_NAMES:
+            known = ", ".join(FORMAT_NAMES)
+            raise InvalidInputError(
+                "this format is not exported", field="--format", value=name, remedy=f"Use one of: {known}."
+            )
     unique = tuple(dict.fromkeys(formats))
     task = ExportTask.model_validate(
         {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir)}
@@ -98,84 +176,72 @@ def sample_checkpoint(
     typer.echo(f"Checkpoint saved to {output}")
 
 
-def _open(checkpoint: Path, config: Path | None, *, src_fmt: str, model: str | None) -> tuple[Source, str, str]:
-    """The source, and the stems that its files give to the names of what is written."""
-    from regraft_worker.conversion import cs
-    from regraft_worker.conversion.source import open_cs, open_hf
+@contextmanager
+def _conversion(debug: bool) -> Iterator[None]:
+    """The original's last words on failure; what failed is the error's own message."""
+    try:
+        yield
+    except (RegraftError, OSError) as error:
+        if debug:
+            typer.echo(traceback.format_exc(), err=True)
+        typer.echo("Conversion failed.")
+        if isinstance(error, RegraftError):
+            raise
+        raise InvalidInputError(
+            f"the system said: {error.strerror}",
+            field="--output-dir",
+            value=error.filename,
+            remedy="Make room, or choose a folder that can be written to.",
+            reason="system_error",
+        ) from error
 
-    family = family_named(model, field="--model") if model else None
+
+def _config_beside(checkpoint: Path, src_fmt: str) -> Path:
+    """The config of a checkpoint that comes without one."""
+    from regraft.checkpoint_files import config_beside
+
     if src_fmt == "hf":
-        source = open_hf(checkpoint, config_file=config)
-        stem = "pytorch_model" if checkpoint.is_dir() else checkpoint.name.partition(".")[0]
-        config_stem = config.stem if config else "config"
-    else:
-        checkpoint = checkpoint / cs.MODEL_FILE if checkpoint.is_dir() else checkpoint
-        config = config or cs.config_beside(checkpoint)
-        source = open_cs(checkpoint, config, family=family)
-        stem, config_stem = checkpoint.stem, config.stem
-    if family is not None and family != source.family:
+        return (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "config.json"
+    models = sorted(checkpoint.glob("*.mdl")) if checkpoint.is_dir() else [checkpoint]
+    if len(models) != 1:
         raise InvalidInputError(
-            f"the checkpoint is of the family {source.family.name}",
-            field="--model",
-            value=model,
-            remedy="Leave it out.",
+            f"the folder has {len(models)} files .mdl",
+            field="checkpoint",
+            value=str(checkpoint),
+            remedy="Name the file.",
         )
-    return source, stem, config_stem
+    return config_beside(models[0])
 
 
-def _to_cs(source: Source, model: Path, config: Path) -> None:
-    from regraft_worker.conversion.export import write_cs
+def _config_format(config: Path, name: str) -> Format:
+    """A config says little of its release, so `cs-auto` is whatever the YAML was written for: all are read alike."""
+    from regraft_worker.conversion.formats import AUTO, FORMATS, NEWEST, format_named
 
-    _refuse_existing(model, config)
-    with TemporaryDirectory(dir=model.parent, prefix=".part-") as part:
-        write_cs(source, Path(part) / model.name, Path(part) / config.name, _steps(source))
-        for path in (config, model):
-            (Path(part) / path.name).rename(path)
+    return FORMATS[NEWEST] if name == AUTO else format_named(name, field="--src-fmt")[0]
 
 
-def _to_hf(source: Source, folder: Path) -> tuple[Path, Path]:
-    from regraft_worker.conversion import hf
-    from regraft_worker.conversion.verify import compare, finite
+def _check_params_target(name: str) -> None:
+    from regraft_worker.conversion.formats import format_named
 
-    _refuse_existing(folder)
-    with TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
-        written, steps = Path(part) / folder.name, _steps(source)
-        tensors = finite(source.tensors(), steps)
-        hf.write_checkpoint(written, tensors, config=source.config, extra_files_from=source.folder)
-        compare(source.tensors(), hf.read_tensors(written), steps)
-        written.rename(folder)
-    return folder, folder / "config.json"
-
-
-def _steps(source: Source) -> Steps:
-    from regraft_worker.conversion.verify import Steps
-
-    return Steps(NullProgress(), total=2 * len(source.names))
-
-
-def _refuse_existing(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            raise ConflictError(
-                "the output is there already",
-                field="--output-dir",
-                value=str(path),
-                remedy="Choose another folder, or delete it.",
-                reason="output_exists",
-            )
-
-
-def _check_formats(src_fmt: str, tgt_fmt: str) -> None:
-    _check_format("--src-fmt", src_fmt)
-    _check_format("--tgt-fmt", tgt_fmt)
-    if src_fmt == tgt_fmt:
+    if not format_named(name, field="--tgt-fmt")[0].is_cs:
         raise InvalidInputError(
-            "source and target are the same format", field="--tgt-fmt", value=tgt_fmt, remedy="Choose the other one."
+            "params files are for Cerebras releases",
+            field="--params-out",
+            value=name,
+            remedy="Leave it out, or convert to a Cerebras format.",
         )
 
 
-def _check_format(option: str, name: str) -> None:
-    if name not in FORMATS:
-        raise InvalidInputError(
-            "this format is not supported", field=option, value=name, remedy=f"Use one of: {', '.join(FORMATS)}."
-        )
+def _bytes(text: str) -> int:
+    """`10GB` in bytes; units of a thousand, or of 1024 with an `i`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise InvalidInputError("is no size", field="--hf-shard-size", value=text, remedy="Write 10GB or 500MB.")
+    return size
+
+
+def _tell(notes: tuple[str, ...]) -> None:
+    for note in filter(None, notes):
+        typer.echo(f"note: {note}", err=True)

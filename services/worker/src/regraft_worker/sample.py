@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from regraft.errors import InvalidInputError
 from regraft.families import Architecture, Family, expected_tensors, family_named
 from regraft_worker.conversion.hf import write_checkpoint
+from regraft_worker.conversion.lazy import Lazy, of_tensor
 
 END_OF_TEXT = "<|endoftext|>"
 _BYTES = 256  # a byte-level vocabulary has every byte, and the end-of-text token
@@ -83,15 +84,14 @@ def write_tokenizer(folder: Path, text: Path, *, vocab_size: int, max_length: in
     _write_json(folder / "tokenizer_config.json", {**settings, "clean_up_tokenization_spaces": False, **tokens})
 
 
-def _weights(
-    family: Family, architecture: Architecture, *, seed: int, std: float
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(family: Family, architecture: Architecture, *, seed: int, std: float) -> Iterator[Lazy]:
     generator = torch.Generator().manual_seed(seed)
     for name, shape in sorted(expected_tensors(family, architecture).items()):
         if len(shape) > 1:
-            yield name, torch.empty(shape).normal_(0.0, std, generator=generator)
+            tensor = torch.empty(shape).normal_(0.0, std, generator=generator)
         else:
-            yield name, torch.zeros(shape) if name.endswith(".bias") else torch.ones(shape)
+            tensor = torch.zeros(shape) if name.endswith(".bias") else torch.ones(shape)
+        yield of_tensor(name, tensor)
 
 
 def _gptj_config(sizes: Mapping[str, int]) -> dict[str, object]:

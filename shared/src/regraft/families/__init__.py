@@ -13,9 +13,11 @@ from regraft.families.base import (
     parameter_count,
     tensor_shape,
 )
+from regraft.families.headless import headless
 
 __all__ = [
     "FAMILIES",
+    "HEADLESS",
     "Architecture",
     "Config",
     "Family",
@@ -25,9 +27,12 @@ __all__ = [
     "family_named",
     "parameter_count",
     "tensor_shape",
+    "variant_named",
 ]
 
 FAMILIES: tuple[Family, ...] = (gptj.FAMILY, gpt_neox.FAMILY)
+HEADLESS: tuple[Family, ...] = tuple(headless(family) for family in FAMILIES)
+"""The same without the head; only converted, never trained, so no config is detected as one."""
 
 
 def family_named(name: str, *, field: str = "model") -> Family:
@@ -36,11 +41,16 @@ def family_named(name: str, *, field: str = "model") -> Family:
     Raises:
         InvalidInputError: there is none.
     """
-    for family in FAMILIES:
-        if family.name == name:
-            return family
-    known = ", ".join(family.name for family in FAMILIES)
-    raise InvalidInputError("unknown model family", field=field, value=name, remedy=f"Use one of: {known}.")
+    return _named(name, FAMILIES, field=field)
+
+
+def variant_named(name: str, *, field: str = "--model") -> Family:
+    """Like `family_named`, headless variants included.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    return _named(name, (*FAMILIES, *HEADLESS), field=field)
 
 
 def detect(config: Config) -> Family:
@@ -60,3 +70,11 @@ def detect(config: Config) -> Family:
         remedy=f"Use a checkpoint of type {known}.",
         reason="unsupported_model",
     )
+
+
+def _named(name: str, among: tuple[Family, ...], *, field: str) -> Family:
+    for family in among:
+        if family.name == name:
+            return family
+    known = ", ".join(family.name for family in among)
+    raise InvalidInputError("unknown model family", field=field, value=name, remedy=f"Use one of: {known}.")

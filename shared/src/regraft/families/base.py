@@ -34,6 +34,8 @@ class Architecture:
     layer_norm_epsilon: float
     initializer_range: float
     rope_theta: float = 10000.0
+    rope_scaling_factor: float = 1.0
+    """Positions are divided by it before they turn anything (linear scaling); 1 for none."""
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
@@ -75,7 +77,7 @@ class Family:
     """A row of the registry: everything the project knows about one kind of model."""
 
     name: str
-    """Cerebras' name, also `--model` on the command line: `gptj`, `gpt-neox`."""
+    """`--model` on the command line: `gptj`, `gpt-neox`, and each with `-headless`."""
     model_type: str
     """`model_type` in a Hugging Face config."""
     architectures: tuple[str, ...]
@@ -89,6 +91,17 @@ class Family:
     """Hugging Face config key to Cerebras `model` key, copied verbatim."""
     cs_constants: Mapping[str, object]
     """Cerebras `model` keys that the family fixes; asserted on the way back."""
+    hf_constants: Mapping[str, object]
+    """Hugging Face keys that Cerebras' converter writes besides those of `config_to_cs`."""
+    scales_rope: bool = False
+    """True when `rope_scaling` of a Hugging Face config and `pos_scaling_factor` of a Cerebras one mean each other."""
+    headless_of: str = ""
+    """Name of the family that this is without its language-model head."""
+
+    @property
+    def cs_name(self) -> str:
+        """`name` in a Cerebras config, which knows no headless models."""
+        return self.headless_of or self.name
 
 
 def tensor_shape(tensor: Tensor, architecture: Architecture) -> tuple[int, ...]:

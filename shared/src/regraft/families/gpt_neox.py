@@ -18,16 +18,11 @@ _OWN = "layers.{n}."
 _PROJECTIONS = ("proj_q_dense_layer", "proj_k_dense_layer", "proj_v_dense_layer")
 
 
-def _rope(config: Config) -> tuple[float, float]:
-    """Share of each head that is rotated, and theta; newer configs keep both in `rope_parameters`."""
+def _rope(config: Config) -> tuple[float, float, float]:
+    """Share of each head that is rotated, theta and linear scaling; newer configs keep all in `rope_parameters`."""
     rope = config.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise InvalidDataError("must be an object", field="config.json: rope_parameters", value=rope)
-    kind = text(rope, "rope_type", "default")
-    if kind != "default" or config.get("rope_scaling"):
-        raise InvalidDataError(
-            "scaled rotary embeddings are not supported", field="config.json: rope_scaling", value=kind
-        )
     share = number(
         config if "rotary_pct" in config else rope,
         "rotary_pct" if "rotary_pct" in config else "partial_rotary_factor",
@@ -38,7 +33,26 @@ def _rope(config: Config) -> tuple[float, float]:
         "rotary_emb_base" if "rotary_emb_base" in config else "rope_theta",
         10000.0,
     )
-    return share, theta
+    return share, theta, _scaling(config.get("rope_scaling") or rope)
+
+
+def _scaling(rope: object) -> float:
+    """The factor of linear scaling, in the words of any release of transformers; 1 for none."""
+    if not isinstance(rope, Mapping):
+        raise InvalidDataError("must be an object", field="config.json: rope_scaling", value=rope)
+    kind = text(rope, "rope_type" if "rope_type" in rope else "type", "default")
+    factor = number(rope, "factor", 1.0)
+    if kind == "default":
+        return 1.0
+    if kind != "linear" or factor < 1.0:
+        raise InvalidDataError(
+            "rotary embeddings can be scaled linearly, by a factor of at least 1, and in no other way",
+            field="config.json: rope_scaling",
+            value=dict(rope),
+            remedy="Use a checkpoint without it.",
+            reason="unsupported_model",
+        )
+    return factor
 
 
 def _read_config(config: Config) -> Architecture:
@@ -48,7 +62,7 @@ def _read_config(config: Config) -> Architecture:
         )
     hidden = integer(config, "hidden_size", 6144)
     heads = integer(config, "num_attention_heads", 64)
-    share, theta = _rope(config)
+    share, theta, scaling = _rope(config)
     rotary = int((hidden // heads) * share)
     check_heads(hidden, heads, rotary)
     return Architecture(
@@ -64,6 +78,7 @@ def _read_config(config: Config) -> Architecture:
         layer_norm_epsilon=number(config, "layer_norm_eps", 1e-5),
         initializer_range=number(config, "initializer_range", 0.02),
         rope_theta=theta,
+        rope_scaling_factor=scaling,
         embedding_dropout=number(config, "hidden_dropout", 0.0),  # Hugging Face uses the one rate for both
         attention_dropout=number(config, "attention_dropout", 0.0),
         residual_dropout=number(config, "hidden_dropout", 0.0),
@@ -145,4 +160,6 @@ FAMILY = Family(
         "position_embedding_type": "rotary",
         "attention_type": "scaled_dot_product",
     },
+    hf_constants={"rotary_emb_base": 10000, "use_parallel_residual": True},
+    scales_rope=True,
 )

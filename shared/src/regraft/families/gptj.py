@@ -110,4 +110,5 @@ FAMILY = Family(
         "use_untied_layer_norm": False,
         "attention_type": "scaled_dot_product",
     },
+    hf_constants={"use_bias_in_output": True},
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from regraft import recipes
+from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.training import TrainingSpec
 
-Format = Literal["hf", "cs-1.8"]
 LabelKey = Annotated[str, Field(min_length=1, max_length=64)]
 LabelValue = Annotated[str, Field(max_length=512)]
 
@@ -20,7 +20,8 @@ class BaseCheckpointSpec(Spec):
     """The model to start from."""
 
     uri: str = Field(min_length=1)
-    """A Hugging Face model directory: `file:///...` or a path. Family and format are detected."""
+    """`file:///...` or a path: a Hugging Face model folder, one weight file or index with its `config.json` beside it,
+    or a Cerebras `.mdl` with its YAML beside it. Family, format and encoding are detected."""
 
 
 class TargetSpec(Spec):
@@ -35,12 +36,19 @@ class TargetSpec(Spec):
 class OutputSpec(Spec):
     """What to hand over at the end."""
 
-    formats: tuple[Format, ...] = ("hf",)
-    """Checkpoint formats to export."""
+    formats: tuple[FormatName, ...] = ("hf",)
+    """Checkpoint formats to export: `hf`, or a Cerebras release."""
+    max_shard_size: str = Field("5GB", pattern="^[1-9][0-9]{0,5}(MB|GB)$")
+    """Largest weight file of the `hf` export."""
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """`max_shard_size` as a number; units are of a thousand, as the Hub's are."""
+        return int(self.max_shard_size[:-2]) * (10**9 if self.max_shard_size.endswith("GB") else 10**6)
 
     @field_validator("formats")
     @classmethod
-    def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+    def _each_once(cls, formats: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
         if not formats:
             raise ValueError("name at least one format")
         if len(set(formats)) != len(formats):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
-from regraft.specs.job import Format, TargetSpec
+from regraft.specs.job import TargetSpec
 from regraft.specs.training import TrainingSpec
+
+SHARD_BYTES = 5_000_000_000
 
 
 class PrepareTask(Spec):
@@ -53,6 +56,7 @@ class ConvertTask(Spec):
     """Base checkpoint to a verified Hugging Face directory that training starts from."""
 
     checkpoint_uri: str
+    """As in a job: a Hugging Face folder or file, or a Cerebras `.mdl`."""
     output_uri: str
     """Folder of all checkpoints; the result goes to `<output_uri>/<address>`."""
 
@@ -68,6 +72,8 @@ class ConvertResult(Spec):
     tensors: int
     vocab_size: int
     max_position_embeddings: int
+    verified: bool
+    """Always true of what is published: see `verification.json` in it."""
 
 
 class TrainTask(Spec):
@@ -133,7 +139,9 @@ class ExportTask(Spec):
     """Trained checkpoint to the formats asked for."""
 
     checkpoint_uri: str
-    formats: tuple[Format, ...]
+    formats: tuple[FormatName, ...]
+    max_shard_bytes: int = Field(SHARD_BYTES, ge=1)
+    """Largest weight file of the `hf` export."""
     output_uri: str
     """Folder that gets one folder per format."""
     provenance: dict[str, object] = Field(default_factory=dict)

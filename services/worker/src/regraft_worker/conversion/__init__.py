@@ -1,1 +1,1 @@
-"""Checkpoints from one format to another: Hugging Face folders, Cerebras cs-1.8 files, this project's decoder."""
+"""Checkpoints from one format to another: Hugging Face, Cerebras releases 1.7 to 2.9, this project's decoder."""

@@ -1,40 +1,61 @@
-"""Stage `export`: a trained checkpoint becomes one published folder per format, each read back before it is.
+"""Stage `export`: a trained checkpoint becomes one published folder per format, each proven before it is.
 
-`hf` is the model without its training state, with a model card. `cs-1.8` is what the Cerebras Model Zoo's converter
-of that release writes. An export that is there already is kept when it was made of the same weights; when it was made
-of others, the stage refuses instead of replacing what somebody may be using.
+`hf` is the model without its training state, with a model card. A Cerebras format is the `.mdl` and the YAML that
+`regraft convert` writes for that release. An export that is there already is kept when it was made of the same weights;
+when it was made of others, the stage refuses instead of replacing what somebody may be using.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from regraft.errors import ConflictError, InvalidDataError
+from regraft.checkpoint_info import read_architecture
+from regraft.errors import ConflictError
+from regraft.formats import FormatName
 from regraft.ports import NullProgress, Progress
-from regraft.specs.job import Format
 from regraft.specs.stages import ExportResult, ExportTask
-from regraft.storage import is_published, local_path, publish, read_manifest, to_uri
-from regraft_worker.conversion import cs, hf
-from regraft_worker.conversion.cs_config import model_section, write_config
+from regraft.storage import Draft, is_published, local_path, publish, read_manifest, to_uri
+from regraft_worker.conversion import hf
+from regraft_worker.conversion.carried import Carried
+from regraft_worker.conversion.cs_config import hf_config, model_section, read_section, section_yaml
+from regraft_worker.conversion.formats import FORMATS, HF, Format, Outputs, output_paths
+from regraft_worker.conversion.in_transformers import SHARE
+from regraft_worker.conversion.mapping import hf_to_cs, without_prefixes
 from regraft_worker.conversion.model_card import model_card
-from regraft_worker.conversion.source import Source, content_address, digests, open_cs, open_source, parent_address
-from regraft_worker.conversion.verify import Steps, compare, finite
+from regraft_worker.conversion.opened import open_checkpoint
+from regraft_worker.conversion.parity import Output, run_side
+from regraft_worker.conversion.side import Side
+from regraft_worker.conversion.source import Source, content_address, open_source, parent_address
+from regraft_worker.conversion.transfer_writing import write_cs
+from regraft_worker.conversion.verify import Digests, Steps, prove, read_through, summary_of, write_verification
 
-FORMAT = "regraft export 1"
+FORMAT = "regraft export 2"
 _FIELD = "checkpoint_uri"
+_PASSES = 3  # of all bytes, for each format: write, compare, compute
+_PASSES_ONCE = 2  # hash the source, and compute with it
 
 
-class _Origin(NamedTuple):
-    """What an export is made of."""
+class _Given(NamedTuple):
+    """What all exports of a checkpoint have in common."""
 
-    parent: str
-    content: str
-    """Differs whenever the bytes of the checkpoint do."""
+    task: ExportTask
+    source: Source
+    digests: Digests
+    output: Output
+    steps: Steps
+    share: float
+
+    @property
+    def content(self) -> str:
+        """Differs whenever the bytes of the checkpoint do."""
+        return content_address(self.digests.files, salt=FORMAT)
 
 
-def export(task: ExportTask, progress: Progress | None = None) -> ExportResult:
-    """Run the stage.
+def export(task: ExportTask, progress: Progress | None = None, *, transformers_share: float = SHARE) -> ExportResult:
+    """Run the stage; `progress` counts bytes. `transformers_share`: see `verify.prove`.
 
     Raises:
         InvalidInputError: there is no checkpoint, or a format cannot hold it.
@@ -43,73 +64,112 @@ def export(task: ExportTask, progress: Progress | None = None) -> ExportResult:
         InterruptedStageError: `progress` asked to stop.
     """
     progress = progress or NullProgress()
-    folder = local_path(task.checkpoint_uri, field=_FIELD)
-    source = open_source(folder, field=_FIELD)
-    steps = Steps(progress, total=2 * len(source.names) * len(task.formats))
-    if "cs-1.8" in task.formats:  # refused now, not after the first format is written
-        model_section(source.config, family=source.family, architecture=source.architecture)
-    found = digests(source, steps.check)
-    origin = _Origin(parent_address(source, found), content_address(found, salt=FORMAT))
-    artifacts = {}
-    for name in task.formats:
-        final = local_path(task.output_uri, field="output_uri") / name
-        _publish(source, name, final, task=task, origin=origin, steps=steps)
-        artifacts[name] = to_uri(final)
-        progress.artifact("export", artifacts[name], {"format": name})
-    return ExportResult(artifacts={str(name): uri for name, uri in artifacts.items()})
+    artifacts: dict[str, str] = {}
+    with open_source(local_path(task.checkpoint_uri, field=_FIELD), field=_FIELD) as source:
+        sections = {name: _section(source, name) for name in task.formats}  # refused now, not after the first one
+        passes = _PASSES_ONCE + _PASSES * len(sections)
+        steps = Steps(progress, total=passes * source.side.nbytes)
+        digests = read_through(source, steps)
+        parent = parent_address(source, digests.files)
+        given = _Given(task, source, digests, run_side(source.side, steps.tick), steps, transformers_share)
+        for name, section in sections.items():
+            final = local_path(task.output_uri, field="output_uri") / name
+            if not _is_there(final, given):
+                _publish(given, name, section, final, parent)
+            artifacts[name] = to_uri(final)
+            progress.artifact("export", artifacts[name], {"format": name})
+        steps.finish()
+    return ExportResult(artifacts=artifacts)
 
 
-def _publish(source: Source, name: Format, final: Path, *, task: ExportTask, origin: _Origin, steps: Steps) -> None:
-    if _is_there(final, origin):
-        return
+def _section(source: Source, name: FormatName) -> str:
+    """The YAML of a Cerebras format; nothing for Hugging Face.
+
+    Raises:
+        InvalidInputError: that release has no model like this one.
+    """
+    target = FORMATS[name]
+    if not target.is_cs:
+        return ""
+    section = model_section(source.config, family=source.family, architecture=source.architecture, target=target)
+    return section_yaml(section)
+
+
+def _publish(given: _Given, name: FormatName, section: str, final: Path, parent: str) -> None:
+    source, task = given.source, given.task
     with publish(final, kind="export") as draft:
-        write = _write_hf if name == "hf" else _write_cs
-        write(source, draft.folder, task.provenance, steps)
-        draft.parents = {"checkpoint": origin.parent}
+        facts = _make_cs(given, FORMATS[name], section, draft) if section else _make_hf(given, draft)
+        write_verification(draft.folder, facts)
+        draft.parents = {"checkpoint": parent}
         draft.made_by = {
             "checkpoint_uri": task.checkpoint_uri,
-            "content": origin.content,
+            "content": given.content,
             "format": name,
             "provenance": task.provenance,
         }
-        draft.summary = {"format": name, "family": source.family.name, "tensors": len(source.names)}
+        about = {"format": name, "family": source.family.name, "tensors": len(source.side.tensors)}
+        draft.summary = about | summary_of(facts)
 
 
-def _write_hf(source: Source, folder: Path, provenance: dict[str, object], steps: Steps) -> None:
-    tensors = finite(source.tensors(), steps)
-    hf.write_checkpoint(folder, tensors, config=source.config, extra_files_from=source.folder)
-    card = model_card(hf.load_config(folder), source.family, source.architecture, provenance)
+def _make_hf(given: _Given, draft: Draft) -> dict[str, object]:
+    source, folder = given.source, draft.folder
+    hf.write_checkpoint(
+        folder,
+        source.hf_tensors(),
+        config=source.config,
+        extra_files_from=source.folder,
+        max_shard_bytes=given.task.max_shard_bytes,
+        tick=given.steps.tick,
+    )
+    card = model_card(hf.load_config(folder), source.family, source.architecture, given.task.provenance)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    compare(source.tensors(), hf.read_tensors(folder), steps)
+    with hf.open_folder(folder) as result:
+        return _proof(given, result, folder)
 
 
-def _write_cs(source: Source, folder: Path, provenance: dict[str, object], steps: Steps) -> None:
-    write_cs(source, folder / cs.MODEL_FILE, folder / cs.CONFIG_FILE, steps)
-    hf.copy_extra_files(source.folder, folder)
+def _make_cs(given: _Given, target: Format, section: str, draft: Draft) -> dict[str, object]:
+    source = given.source
+    outputs = cs_outputs(draft.folder, target)
+    mapped = hf_to_cs(source.family, source.architecture, source.side.under("hf"))
+    write_cs(
+        outputs.checkpoint, mapped, Carried(), target=target, prefix=target.prefix, h5=False, tick=given.steps.tick
+    )
+    outputs.config.write_text(section, encoding="utf-8")
+    hf.copy_extra_files(source.folder, draft.folder)
+    with _open_cs(outputs) as result:
+        in_hf = source.side.naming == "hf" and source.place.weights.name.startswith("model.safetensors")
+        return _proof(given, result, source.folder if in_hf else None)
 
 
-def write_cs(source: Source, model: Path, config: Path, steps: Steps) -> None:
-    """Write a cs-1.8 checkpoint, and read it back to Hugging Face's tensors and architecture."""
-    write_config(config, source.config, family=source.family, architecture=source.architecture)
-    tensors = finite(source.tensors(), steps)
-    cs.write_model(model, tensors, family=source.family, architecture=source.architecture)
-    written = open_cs(model, config)
-    if written.architecture != source.architecture:
-        raise InvalidDataError(
-            "the Cerebras config does not describe the same model",
-            field="config",
-            value=str(config),
-            remedy="Report this together with the checkpoint's config.json.",
-            reason="conversion_not_exact",
-        )
-    compare(source.tensors(), written.tensors(), steps)
+def cs_outputs(folder: Path, target: Format) -> Outputs:
+    """Where an export in a Cerebras format has its files."""
+    return output_paths(folder, folder, folder / "config.json", source=HF, target=target, h5=False)
 
 
-def _is_there(final: Path, origin: _Origin) -> bool:
+def _proof(given: _Given, result: Side, hf_folder: Path | None) -> dict[str, object]:
+    return prove(
+        given.source.side,
+        given.digests,
+        given.output,
+        result,
+        given.steps,
+        hf_folder=hf_folder,
+        transformers_share=given.share,
+    )
+
+
+@contextmanager
+def _open_cs(outputs: Outputs) -> Iterator[Side]:
+    family, architecture = read_architecture(hf_config(read_section(outputs.config)))
+    with open_checkpoint(outputs.checkpoint) as opened:
+        yield Side(family=family, architecture=architecture, naming="cs", tensors=without_prefixes(opened.model))
+
+
+def _is_there(final: Path, given: _Given) -> bool:
     if not is_published(final):
         return False
     manifest = read_manifest(final)
-    if manifest is not None and manifest.made_by.get("content") == origin.content:
+    if manifest is not None and manifest.made_by.get("content") == given.content:
         return True
     raise ConflictError(
         "an export of another checkpoint is there",

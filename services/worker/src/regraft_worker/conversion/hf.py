@@ -1,8 +1,7 @@
-"""Reading and writing Hugging Face checkpoint folders, one tensor at a time.
+"""Hugging Face checkpoints: their tensors checked against their config, and folders that `transformers` loads.
 
-Reading maps the files into memory, so that a tensor costs memory only while it is used; `.bin` files are opened with
-torch's weights-only unpickler and nothing else. Writing collects one shard (5 GB unless told otherwise) before it
-goes to disk: that is the memory this needs. Dtypes stay as stored.
+Tensors are `Lazy` on the way in and on the way out, so a checkpoint of any size needs memory for some blocks. Dtypes
+stay as stored. What is read may be of any encoding, what is written is safetensors.
 
 When not to use it: to look into a folder without torch; that is `regraft.checkpoint_info`.
 """
@@ -10,25 +9,26 @@ When not to use it: to look into a folder without torch; that is `regraft.checkp
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from regraft.checkpoint_files import Weights, find_weights, read_config
+from regraft.checkpoint_files import find_weights, read_config
 from regraft.checkpoint_info import EXTRA_FILES, check_tensors, read_architecture
 from regraft.errors import InvalidDataError
 from regraft.families import Architecture, Family, detect
 from regraft.keymap import embedding_row, is_ignored, rows
-from regraft_worker.conversion.tensors import Named, same_bits
+from regraft.specs.stages import SHARD_BYTES
+from regraft_worker.conversion.bits import same_values
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.opened import open_checkpoint
+from regraft_worker.conversion.side import Side
+from regraft_worker.conversion.writers import write_sharded
+from regraft_worker.conversion.writers.base import Tick
 
-MAX_SHARD_BYTES = 5_000_000_000
 _FIELD = "checkpoint"
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # Written by whoever saved the source; wrong or meaningless in what is written here.
@@ -40,54 +40,76 @@ def load_config(folder: Path) -> dict[str, object]:
     return read_config(folder, field=_FIELD)
 
 
-def read_tensors(folder: Path) -> Iterator[Named]:
-    """Every tensor of a checkpoint folder, ordered by name; buffers of old files and a tied head are left out.
+@contextmanager
+def open_folder(folder: Path) -> Iterator[Side]:
+    """The model in a checkpoint folder, its tensors as `model_tensors` gives them, while the context lasts.
 
     Raises:
         InvalidDataError: the folder holds no usable checkpoint, or its tensors do not match its config.
     """
     family, architecture = read_architecture(load_config(folder))
-    return read_weights(find_weights(folder, field=_FIELD), family, architecture)
+    weights = find_weights(folder, field=_FIELD)
+    with open_checkpoint(weights.index or weights.files[0]) as opened:
+        tensors = model_tensors(family, architecture, opened.tensors)
+        yield Side(family=family, architecture=architecture, naming="hf", tensors=tensors)
 
 
-def read_weights(weights: Weights, family: Family, architecture: Architecture) -> Iterator[Named]:
-    """Like `read_tensors`, for weight files that are known already."""
-    with ExitStack() as stack:
-        files = [_Safetensors(path, stack) if weights.kind == "safetensors" else _Bin(path) for path in weights.files]
-        where = {name: file for file in files for name in file.names if not is_ignored(family, name)}
-        shapes = {name: file.shape(name) for name, file in where.items()}
-        check_tensors(family, architecture, shapes, field=_FIELD)
-        for name in sorted(where):
-            tensor = where[name].read(name)
-            _check_dtype(name, tensor)
-            if not _is_tied_head(family, architecture, name):
-                yield name, tensor
-            else:
-                embedding = embedding_row(family).hf
-                _check_tied(name, tensor, where[embedding].read(embedding))
+def model_tensors(family: Family, architecture: Architecture, tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """The tensors of the model by name, in order of names; buffers of old files and a tied head are left out.
+
+    Raises:
+        InvalidDataError: they do not match the config, or are no plain floating-point numbers.
+    """
+    kept = {name: lazy for name, lazy in sorted(tensors.items()) if not is_ignored(family, name)}
+    check_tensors(family, architecture, {name: lazy.shape for name, lazy in kept.items()}, field=_FIELD)
+    check_dtypes(kept)
+    for name in tensors.keys() - kept.keys():
+        _check_buffer(architecture, name, tensors[name])
+    for row in rows(family, architecture):
+        if row.is_head and architecture.tied_embeddings and row.hf in kept:
+            _check_tied(kept.pop(row.hf), kept[embedding_row(family).hf])
+    return kept
+
+
+def check_dtypes(tensors: Mapping[str, Lazy]) -> None:
+    """Refuse quantised weights.
+
+    Raises:
+        InvalidDataError: naming the first of them.
+    """
+    for name, lazy in tensors.items():
+        if lazy.dtype not in _FLOATS:
+            raise InvalidDataError(
+                f"'{name}' is stored as {lazy.dtype}; quantised weights cannot be trained",
+                field=_FIELD,
+                value=str(lazy.dtype),
+                remedy="Use a checkpoint stored as float32, float16 or bfloat16.",
+                reason="unsupported_dtype",
+            )
 
 
 def write_checkpoint(
     folder: Path,
-    tensors: Iterable[Named],
+    tensors: Iterable[Lazy],
     *,
     config: Mapping[str, object],
     extra_files_from: Path | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = SHARD_BYTES,
+    source: str = "",
+    tick: Tick = lambda count: None,
 ) -> None:
     """Write a folder that `transformers` loads: config, safetensors (sharded when large), tokenizer files.
 
-    `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. Tensors may be
-    views; they are on the CPU and their values are not changed.
+    `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. With `source`, a
+    name for the tensors, writing goes on where an earlier call was cut short.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _Shards(folder, max_shard_bytes)
-    for name, tensor in tensors:
-        shards.add(name, tensor)
-    shards.finish()
-    _write_json(folder / "config.json", written_config(config, shards.dtypes))
+    listed = list(tensors)
+    content = written_config(config, {lazy.dtype for lazy in listed})
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if extra_files_from is not None:
         copy_extra_files(extra_files_from, folder)
+    write_sharded(folder, listed, max_shard_bytes, source=source, tick=tick)
 
 
 def written_config(config: Mapping[str, object], dtypes: set[torch.dtype]) -> dict[str, object]:
@@ -108,148 +130,25 @@ def copy_extra_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-class _Safetensors:
-    """One safetensors file, mapped."""
-
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self._file = stack.enter_context(safe_open(path, framework="pt"))
-        self.names: list[str] = list(self._file.keys())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def read(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._file.get_tensor(name)
-        return tensor
-
-
-class _Bin:
-    """One file of `torch.save`, mapped where its age allows it."""
-
-    def __init__(self, path: Path) -> None:
-        self._tensors = load_pickle(path)
-        self.names = list(self._tensors)
-        for name, tensor in self._tensors.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise InvalidDataError(
-                    f"{path.name} must hold tensors by name; '{name}' is a {type(tensor).__name__}",
-                    field=_FIELD,
-                    value=str(path),
-                    remedy="Save the model's state dict alone.",
-                    reason="unsupported_checkpoint",
-                )
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
+def _check_buffer(architecture: Architecture, name: str, buffer: Lazy) -> None:
+    """Old files keep their rotary frequencies: the only tensors whose shapes tell the rotary dimension."""
+    widths = {"inv_freq": architecture.rotary_dim // 2, "embed_positions": architecture.rotary_dim}
+    wanted = widths.get(name.rpartition(".")[2])
+    if wanted is None or buffer.shape[-1:] == (wanted,):
+        return
+    raise InvalidDataError(
+        f"the weights were saved with another rotary dimension: '{name}' has shape {list(buffer.shape)}",
+        field="config.json: rotary dimension",
+        value=architecture.rotary_dim,
+        remedy="Use the config.json that was saved with these weights.",
+        reason="config_tensors_disagree",
+    )
 
 
-def load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """The dict in a file of `torch.save`, read without running any code of the file.
-
-    Raises:
-        InvalidDataError: it is damaged, or holds more than tensors and plain values.
-    """
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"  # files older than torch 1.6 are not, and cannot be mapped
-        if zipped and not zipfile.is_zipfile(path):
-            raise EOFError("the end of the archive is missing")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+def _check_tied(head: Lazy, embedding: Lazy) -> None:
+    if not same_values(head, embedding):
         raise InvalidDataError(
-            "the file cannot be read as a checkpoint of tensors alone",
-            field=_FIELD,
-            value=str(path),
-            remedy="Download the file again; files that hold other Python objects are refused because they run code.",
-            reason="unreadable_checkpoint",
-        ) from error
-    if not isinstance(content, dict):
-        raise InvalidDataError(
-            f"the file holds a {type(content).__name__}, not tensors by name",
-            field=_FIELD,
-            value=str(path),
-            remedy="Save the model's state dict.",
-            reason="unsupported_checkpoint",
-        )
-    return content
-
-
-class _Shards:
-    """Writes safetensors files of at most so many bytes; their number is known at the end, and so are their names."""
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.dtypes: set[torch.dtype] = set()
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._waiting: dict[str, torch.Tensor] = {}
-        self._waiting_bytes = 0
-        self._total_bytes = 0
-        self._written: list[list[str]] = []
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        size = tensor.numel() * tensor.element_size()
-        if self._waiting and self._waiting_bytes + size > self._max_bytes:
-            self._flush()
-        # A view of something larger is copied: safetensors refuses memory that two tensors share.
-        alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == size
-        self._waiting[name] = tensor.detach() if alone else tensor.detach().clone(memory_format=torch.contiguous_format)
-        self._waiting_bytes += size
-        self._total_bytes += size
-        self.dtypes.add(tensor.dtype)
-
-    def finish(self) -> None:
-        self._flush()
-        count = len(self._written)
-        if count == 1:
-            self._part(0).rename(self._folder / "model.safetensors")
-            return
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(self._written):
-            final = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-            self._part(number).rename(self._folder / final)
-            weight_map |= dict.fromkeys(names, final)
-        index = {"metadata": {"total_size": self._total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(self._folder / "model.safetensors.index.json", index)
-
-    def _part(self, number: int) -> Path:
-        return self._folder / f"part-{number:05d}.safetensors"
-
-    def _flush(self) -> None:
-        path = self._part(len(self._written))
-        path.touch()
-        mode = path.stat().st_mode
-        save_file(self._waiting, path, metadata={"format": "pt"})
-        path.chmod(mode)  # safetensors makes files that only their owner may read
-        self._written.append(list(self._waiting))
-        self._waiting, self._waiting_bytes = {}, 0
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _is_tied_head(family: Family, architecture: Architecture, name: str) -> bool:
-    return architecture.tied_embeddings and any(row.is_head and row.hf == name for row in rows(family, architecture))
-
-
-def _check_dtype(name: str, tensor: torch.Tensor) -> None:
-    if tensor.dtype not in _FLOATS:
-        raise InvalidDataError(
-            f"'{name}' is stored as {tensor.dtype}; quantised weights cannot be trained",
-            field=_FIELD,
-            value=str(tensor.dtype),
-            remedy="Use a checkpoint stored as float32, float16 or bfloat16.",
-            reason="unsupported_dtype",
-        )
-
-
-def _check_tied(name: str, head: torch.Tensor, embedding: torch.Tensor) -> None:
-    if not same_bits(head, embedding):
-        raise InvalidDataError(
-            f"config.json ties '{name}' to the embedding, and the file has other values for it",
+            f"config.json ties '{head.name}' to the embedding, and the file has other values for it",
             field="config.json: tie_word_embeddings",
             value=True,
             remedy="Set tie_word_embeddings to false if the model has a head of its own.",

@@ -1,92 +1,80 @@
-"""A checkpoint to read, whatever its format: always seen as Hugging Face tensors, ordered by name."""
+"""A checkpoint to read, whatever its format and encoding, and the names of its content."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.checkpoint_files import find_weights, read_config, read_json, weights_at
+from regraft.checkpoint_files import Place, locate, read_json
 from regraft.checkpoint_info import EXTRA_FILES, inspect_checkpoint, read_architecture
-from regraft.errors import InvalidDataError, InvalidInputError
-from regraft.families import Architecture, Family, expected_tensors
+from regraft.errors import InvalidDataError, RegraftError
+from regraft.families import Architecture, Family
 from regraft.storage import read_manifest
-from regraft_worker.conversion import cs
 from regraft_worker.conversion.cs_config import hf_config, read_section
-from regraft_worker.conversion.hf import read_weights
-from regraft_worker.conversion.tensors import Named
-
-_BLOCK = 16 * 1024 * 1024
+from regraft_worker.conversion.hf import check_dtypes, model_tensors
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.mapping import without_prefixes
+from regraft_worker.conversion.opened import Opened, open_checkpoint
+from regraft_worker.conversion.side import Side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint whose config is understood; its tensors are checked while they are read."""
+    """A checkpoint whose config and tensors are understood, while it is open."""
 
-    folder: Path
+    place: Place
     config: Mapping[str, object]
     """As Hugging Face writes it."""
-    family: Family
-    architecture: Architecture
+    side: Side
+    weights: tuple[Path, ...]
     files: tuple[Path, ...]
     """Every file whose bytes decide what comes out."""
-    tensors: Callable[[], Iterator[Named]]
-    """Starts to read from the first tensor, each time it is called."""
+    has_optimizer: bool
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(expected_tensors(self.family, self.architecture)))
+    def folder(self) -> Path:
+        return self.place.folder
+
+    @property
+    def family(self) -> Family:
+        return self.side.family
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.side.architecture
+
+    def hf_tensors(self) -> list[Lazy]:
+        """As Hugging Face has them, ordered by name."""
+        found = self.side.under("hf")
+        return [found[name] for name in sorted(found)]
 
 
-def open_source(path: Path, *, field: str = "base_checkpoint.uri") -> Source:
-    """A Hugging Face folder, or a Cerebras `.mdl` with its YAML beside it.
+@contextmanager
+def open_source(path: Path, *, field: str = "base_checkpoint.uri") -> Iterator[Source]:
+    """Open a Hugging Face folder, weight file or index, or a Cerebras `.mdl`, of any encoding.
 
     Raises:
-        InvalidInputError: there is nothing at `path`.
+        InvalidInputError: there is nothing at `path`, or no config beside it.
         InvalidDataError: it is no usable checkpoint.
     """
-    if path.suffix == ".mdl":
-        _check_file(path, field=field)
-        return open_cs(path, cs.config_beside(path))
-    inspect_checkpoint(path, field=field)
-    return open_hf(path, field=field)
-
-
-def open_hf(path: Path, *, config_file: Path | None = None, field: str = "checkpoint") -> Source:
-    """A Hugging Face folder, or one weight file or index in it."""
-    folder = path if path.is_dir() or not path.exists() else path.parent
-    config = read_config(folder, field=field) if config_file is None else read_json(config_file, field="config")
-    weights = find_weights(folder, field=field) if path == folder else weights_at(path, field=field)
-    family, architecture = read_architecture(config)
-    index = (weights.index,) if weights.index else ()
-    return Source(
-        folder=folder,
-        config=config,
-        family=family,
-        architecture=architecture,
-        files=(config_file or folder / "config.json", *weights.files, *index, *_extra_files(folder)),
-        tensors=lambda: read_weights(weights, family, architecture),
-    )
-
-
-def open_cs(path: Path, config_file: Path, *, family: Family | None = None) -> Source:
-    """A Cerebras `.mdl` and its YAML."""
-    config = hf_config(read_section(config_file), family=family) | _token_ids(path.parent)
-    found, architecture = read_architecture(config)
-    return Source(
-        folder=path.parent,
-        config=config,
-        family=found,
-        architecture=architecture,
-        files=(path, config_file, *_extra_files(path.parent)),
-        tensors=lambda: cs.read_tensors(path, family=found, architecture=architecture),
-    )
-
-
-def digests(source: Source, check: Callable[[], None]) -> dict[str, str]:
-    """File name to sha256; `check` is called every few megabytes and may raise."""
-    return {path.name: _sha256(path, check) for path in source.files}
+    with _about(field):
+        place = locate(path, field=field)
+        if not place.is_cs:
+            inspect_checkpoint(path, field=field)
+        config = _config(place, field=field)
+        family, architecture = read_architecture(config)
+        with open_checkpoint(place.weights) as opened:
+            yield Source(
+                place=place,
+                config=config,
+                side=_side(place, opened, family, architecture),
+                weights=opened.files,
+                files=_files(place, opened),
+                has_optimizer=opened.has_optimizer,
+            )
 
 
 def content_address(found: Mapping[str, str], *, salt: str) -> str:
@@ -117,6 +105,22 @@ def parent_address(source: Source, found: Mapping[str, str]) -> str:
     return manifest.address
 
 
+def _side(place: Place, opened: Opened, family: Family, architecture: Architecture) -> Side:
+    if not place.is_cs:
+        tensors = model_tensors(family, architecture, opened.tensors)
+        return Side(family=family, architecture=architecture, naming="hf", tensors=tensors)
+    side = Side(family=family, architecture=architecture, naming="cs", tensors=without_prefixes(opened.model))
+    side.under("hf")  # refuses what is missing, unknown or misshapen, and copies that differ
+    check_dtypes(side.tensors)
+    return side
+
+
+def _config(place: Place, *, field: str) -> dict[str, object]:
+    if not place.is_cs:
+        return read_json(place.config, field=field)
+    return hf_config(read_section(place.config)) | _token_ids(place.folder)
+
+
 def _token_ids(folder: Path) -> dict[str, object]:
     """Cerebras' config has no token ids; the generation config beside it may."""
     path = folder / "generation_config.json"
@@ -124,25 +128,18 @@ def _token_ids(folder: Path) -> dict[str, object]:
     return {key: known[key] for key in ("bos_token_id", "eos_token_id") if key in known}
 
 
-def _sha256(path: Path, check: Callable[[], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            check()
-    return digest.hexdigest()
+def _files(place: Place, opened: Opened) -> tuple[Path, ...]:
+    index = () if place.weights in opened.files else (place.weights,)
+    extra = (place.folder / name for name in EXTRA_FILES)
+    return (place.config, *opened.files, *index, *(path for path in extra if path.is_file()))
 
 
-def _extra_files(folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / name for name in EXTRA_FILES if (folder / name).is_file())
-
-
-def _check_file(path: Path, *, field: str) -> None:
-    if not path.is_file():
-        raise InvalidInputError(
-            "there is no such file",
-            field=field,
-            value=str(path),
-            remedy="Name a file that this machine can see.",
-            reason="checkpoint_not_found",
-        )
+@contextmanager
+def _about(field: str) -> Iterator[None]:
+    """What is wrong with the checkpoint as a whole is about the field that names it."""
+    try:
+        yield
+    except RegraftError as error:
+        if error.field == "checkpoint":
+            error.field = field
+        raise

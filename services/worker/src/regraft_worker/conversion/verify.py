@@ -1,20 +1,37 @@
-"""Proof that what was written is what was read: bit for bit, finite, and exact through the Cerebras layout."""
+"""Proof that what was written is what was read, kept with it as `verification.json`.
+
+A checkpoint is read through once for the digests of its files and of its tensors, which must be finite numbers. What
+was written is read back, put under the names of the source, and must give the same digests. And both sides must
+compute the same: see `parity`. The price: source and result are each read twice for it, once for the digests and once
+to compute with them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from regraft.errors import InterruptedStageError, InvalidDataError
-from regraft.families import Architecture, Family
-from regraft.keymap import find_hf
+from regraft.families import parameter_count
 from regraft.ports import Progress
-from regraft_worker.conversion.tensors import Named, cs_row_to_hf, hf_to_cs, same_bits
+from regraft_worker.conversion.bits import bits
+from regraft_worker.conversion.files_digest import FilesDigest
+from regraft_worker.conversion.in_transformers import SHARE, compare_with_transformers
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.parity import TOLERANCE, Output, compare_outputs, run_side
+from regraft_worker.conversion.side import Side
+from regraft_worker.conversion.source import Source
+
+FILE = "verification.json"
 
 
 class Steps:
-    """Counts tensors for a `Progress`, and stops the work when it is asked to."""
+    """Counts bytes for a `Progress`, and stops the work when it is asked to."""
 
     def __init__(self, progress: Progress, *, total: int) -> None:
         self._progress = progress
@@ -24,67 +41,160 @@ class Steps:
     def check(self) -> None:
         """Raise InterruptedStageError when the stage shall stop."""
         if self._progress.should_stop():
-            raise InterruptedStageError("stopped before the result was published; nothing of it is kept")
+            raise InterruptedStageError("stopped before the result was published")
 
-    def done(self) -> None:
-        """One more tensor is through."""
+    def tick(self, count: int) -> None:
+        """So many bytes more are through."""
         self.check()
-        self._done += 1
+        self._done = min(self._done + count, self._total)
         self._progress.step(self._done, {}, total=self._total)
 
-
-def finite(tensors: Iterable[Named], steps: Steps) -> Iterator[Named]:
-    """Pass tensors on, each checked and counted.
-
-    Raises:
-        InvalidDataError: one of them has a value that is not finite.
-    """
-    for name, tensor in tensors:
-        # A NaN comes out as both extremes; unlike `isfinite` this needs no memory of the tensor's size.
-        low, high = torch.aminmax(tensor)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise InvalidDataError(
-                f"{bad} of {tensor.numel()} values of '{name}' are not finite",
-                field="checkpoint",
-                value=name,
-                remedy="Use a checkpoint whose weights are all finite; this one cannot be trained.",
-                reason="weights_not_finite",
-            )
-        yield name, tensor
-        steps.done()
+    def finish(self) -> None:
+        """Nothing is left to do, also when it was less than was thought."""
+        if self._done < self._total:
+            self._progress.step(self._total, {}, total=self._total)
 
 
-def compare(source: Iterable[Named], written: Iterable[Named], steps: Steps) -> None:
-    """Both give the same tensors in the same order, bit for bit.
+@dataclass(frozen=True)
+class Digests:
+    """sha256 of what a source consists of, by name."""
+
+    files: Mapping[str, str]
+    tensors: Mapping[str, str]
+    """In the source's naming, of the raw little-endian bytes."""
+
+
+def read_through(source: Source, steps: Steps) -> Digests:
+    """Digests of the files and tensors of a source, all in one reading.
 
     Raises:
-        InvalidDataError: they do not.
+        InvalidDataError: a value is not finite.
     """
-    for (name, tensor), (found_name, found) in zip(source, written, strict=True):
-        if name != found_name or not same_bits(tensor, found):
-            raise _not_exact(f"'{name}' was read back with other values than were written", name)
-        steps.done()
+    with FilesDigest(source.weights) as weights:
+        tensors: dict[str, str] = {}
+        for name, lazy in source.side.tensors.items():
+            sha256 = hashlib.sha256()
+            for block in lazy.blocks():
+                hashed = weights.go_on(block.nbytes)
+                _check_finite(name, lazy, block)
+                sha256.update(bits(block).numpy())
+                hashed()
+                steps.tick(block.nbytes)
+            tensors[name] = sha256.hexdigest()
+        files = weights.finish(steps.check)
+    small = [path for path in source.files if path not in source.weights]
+    files |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in small}
+    return Digests(files, tensors)
 
 
-def cs_round_trip(
-    tensors: Callable[[], Iterator[Named]], family: Family, architecture: Architecture
-) -> Iterator[Named]:
-    """Pass tensors on, each checked to survive Hugging Face -> Cerebras -> Hugging Face."""
-    for name, tensor in tensors():
-        row = find_hf(family, architecture, name)
-        assert row is not None, "readers yield tensors of the model only"
-        back = cs_row_to_hf(row, architecture, dict(hf_to_cs(family, architecture, name, tensor)))
-        if not same_bits(tensor, back):
-            raise _not_exact(f"'{name}' does not survive the Cerebras layout", name)
-        yield name, tensor
+def prove(
+    source: Side,
+    digests: Digests,
+    expected: Output,
+    result: Side,
+    steps: Steps,
+    *,
+    hf_folder: Path | None,
+    transformers_share: float = SHARE,
+) -> dict[str, object]:
+    """What `verification.json` says of a result that holds.
+
+    `expected` is what the source computes. `hf_folder` is a Hugging Face folder with safetensors of this model, for
+    `transformers` to load when it is installed and the model fits into that share of the memory.
+
+    Raises:
+        InvalidDataError: tensors or numbers are not the source's.
+    """
+    _check_same_model(source, result)
+    _compare(source, digests, result.under(source.naming), steps)
+    output = run_side(result, steps.tick)
+    return {
+        "format_version": 1,
+        "verified": True,
+        "tensors": {
+            "compared": "sha256 of every tensor of the source, and of what was read back under the source's names",
+            "count": len(digests.tensors),
+            "bytes": source.nbytes,
+            "sha256": dict(digests.tensors),
+        },
+        "logits": compare_outputs(expected, output),
+        "transformers": compare_with_transformers(
+            hf_folder, output, parameters=_parameters(source), share=transformers_share, check=steps.check
+        ),
+    }
 
 
-def _not_exact(message: str, name: str) -> InvalidDataError:
+def write_verification(folder: Path, facts: Mapping[str, object]) -> None:
+    """Keep them with the artifact."""
+    (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def summary_of(facts: Mapping[str, object]) -> dict[str, object]:
+    """What a manifest says of it."""
+    logits = facts["logits"]
+    assert isinstance(logits, Mapping), "as `compare_outputs` makes it"
+    return {"verified": facts["verified"], "logits_differ_by": logits["max_abs_difference"], "tolerance": TOLERANCE}
+
+
+def _check_same_model(source: Side, result: Side) -> None:
+    if result.architecture != source.architecture:
+        raise InvalidDataError(
+            "the config that was written does not describe the same model",
+            field="config",
+            value=result.architecture.family,
+            remedy="Report this together with the checkpoint's config.json.",
+            reason="conversion_not_exact",
+        )
+
+
+def _parameters(side: Side) -> int:
+    return parameter_count(side.family, side.architecture)
+
+
+def _compare(source: Side, digests: Digests, found: Mapping[str, Lazy], steps: Steps) -> None:
+    for name, given in source.tensors.items():
+        back = found.get(name)
+        if back is None:
+            raise _not_exact(name, "no values at all")
+        if (back.dtype, back.shape) != (given.dtype, given.shape):
+            raise _not_exact(name, "another type or shape than was written")
+        if _digest(back, steps) != digests.tensors[name]:
+            raise _not_exact(name, "other values than were written")
+
+
+def _not_exact(name: str, what: str) -> InvalidDataError:
     return InvalidDataError(
-        message,
+        f"'{name}' was read back with {what}",
         field="checkpoint",
         value=name,
         remedy="Try again; if it stays, report it together with the checkpoint's config.json.",
         reason="conversion_not_exact",
     )
+
+
+def _digest(lazy: Lazy, steps: Steps) -> str:
+    sha256 = hashlib.sha256()
+    for block in lazy.blocks():
+        sha256.update(bits(block).numpy())
+        steps.tick(block.nbytes)
+    return sha256.hexdigest()
+
+
+def _check_finite(name: str, lazy: Lazy, block: torch.Tensor) -> None:
+    if not block.numel() or _is_finite(block):
+        return
+    bad = sum(int((~torch.isfinite(part)).sum()) for part in lazy.blocks())
+    count = lazy.nbytes // lazy.dtype.itemsize
+    raise InvalidDataError(
+        f"{bad} of {count} values of '{name}' are not finite",
+        field="checkpoint",
+        value=name,
+        remedy="Use a checkpoint whose weights are all finite; this one cannot be trained.",
+        reason="weights_not_finite",
+    )
+
+
+def _is_finite(block: torch.Tensor) -> bool:
+    # A NaN comes out as both extremes; unlike `isfinite` this needs no memory of the block's size.
+    low, high = torch.aminmax(block)
+    return bool(torch.isfinite(low) and torch.isfinite(high))

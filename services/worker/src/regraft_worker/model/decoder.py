@@ -133,7 +133,9 @@ class Decoder(nn.Module):
         a = self.architecture
         S = input_ids.shape[1]
         check_length(S, a)
-        table = rotary_table(S, a.rotary_dim, theta=a.rope_theta, device=input_ids.device)
+        table = rotary_table(
+            S, a.rotary_dim, theta=a.rope_theta, scaling=a.rope_scaling_factor, device=input_ids.device
+        )
         x = F.dropout(self.embedding(input_ids), a.embedding_dropout, self.training)  # (B, S, H)
         for layer in self.layers:
             x = layer(x, table)

@@ -5,8 +5,8 @@ a convention that checkpoints depend on and that no shape reveals: GPT-J pairs n
 halves (i, i + rotary_dim / 2). A wrong pairing still trains and still gives sensible looking, worse logits.
 
 The table is computed anew for each forward pass: it is S * rotary_dim numbers, far less than one layer's work, and it
-keeps the module free of buffers that would have to be saved, moved or left out of `state_dict()`. Not for scaled
-embeddings (YaRN, linear): the family tables refuse those checkpoints.
+keeps the module free of buffers that would have to be saved, moved or left out of `state_dict()`. Of scaled embeddings
+it has the linear kind, which divides positions by a factor; the family tables refuse checkpoints of any other.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ class RotaryTable(NamedTuple):
     sin: Tensor
 
 
-def rotary_table(length: int, rotary_dim: int, *, theta: float, device: torch.device) -> RotaryTable:
-    """The angles of positions 0 .. length - 1."""
+def rotary_table(
+    length: int, rotary_dim: int, *, theta: float, scaling: float = 1.0, device: torch.device
+) -> RotaryTable:
+    """The angles of positions 0 .. length - 1, each divided by `scaling`."""
     exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim  # (R/2,)
     frequency = 1.0 / theta**exponent
-    position = torch.arange(length, dtype=torch.float32, device=device)  # (S,)
+    position = torch.arange(length, dtype=torch.float32, device=device) / scaling  # (S,)
     angle = torch.outer(position, frequency)  # (S, R/2)
     return RotaryTable(angle.cos(), angle.sin())
 

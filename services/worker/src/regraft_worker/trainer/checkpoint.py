@@ -32,7 +32,8 @@ from regraft.ports import NullProgress, Progress
 from regraft.specs import Spec, TargetSpec, TrainingSpec
 from regraft.storage import publish, read_manifest, verify
 from regraft_worker.conversion.hf import write_checkpoint
-from regraft_worker.conversion.tensors import own_to_hf
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.model.decoder import Decoder
 from regraft_worker.trainer.optimizer import MOMENTS, AdamW
 from regraft_worker.trainer.weights import Description
@@ -144,7 +145,7 @@ def save(
     """Publish the checkpoint of `state.step`; tokenizer files come from `base`."""
     assert optimizer.step_count == state.step, "the optimiser and the state are at one step"
     final = step_folder(run, state.step)
-    weights = own_to_hf(description.family, description.architecture, _detached(model.state_dict()))
+    weights = own_to_hf(description.family, description.architecture, _on_host(model.state_dict()))
     with publish(final, kind="checkpoint") as draft:
         write_checkpoint(draft.folder, weights, config=description.config, extra_files_from=base)
         (draft.folder / _STATE).parent.mkdir()
@@ -256,8 +257,13 @@ def _moments(model: Decoder, optimizer: AdamW) -> dict[str, Tensor]:
     }
 
 
-def _detached(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in state.items()}
+def _on_host(state: Mapping[str, Tensor]) -> dict[str, Lazy]:
+    """Tensors of any device, which come to this one block by block."""
+
+    def lazy(name: str, tensor: Tensor) -> Lazy:
+        return Lazy(name, tensor.dtype, tuple(tensor.shape), lambda start, stop: tensor[start:stop].cpu())
+
+    return {name: lazy(name, tensor.detach()) for name, tensor in state.items()}
 
 
 def _unusable(folder: Path, what: str) -> InvalidDataError:

@@ -2,6 +2,8 @@
 
 Weights are copied out of the file: tensors that map it would be changed in place by training, or vanish with it.
 The decoder is built without storage and given the tensors, so that memory holds the weights once.
+
+A base checkpoint whose manifest denies that it was verified is refused; one that has no manifest is the user's own.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from regraft.errors import InvalidDataError
 from regraft.families import Architecture, Family, detect
-from regraft_worker.conversion.hf import load_config, read_tensors
-from regraft_worker.conversion.tensors import hf_to_own
+from regraft.storage import read_manifest
+from regraft_worker.conversion.hf import load_config, open_folder
 from regraft_worker.model.decoder import Decoder, activation
 
 
@@ -31,9 +34,10 @@ def describe(folder: Path) -> Description:
     """Read the config of a model directory; no weights.
 
     Raises:
-        InvalidDataError: it is missing, or names no supported model.
+        InvalidDataError: it is missing, names no supported model, or was published without being verified.
         InvalidInputError: it names an activation the decoder lacks.
     """
+    _check_verified(folder)
     config = load_config(folder)
     family = detect(config)
     architecture = family.read_config(config)
@@ -49,10 +53,24 @@ def load_model(folder: Path, description: Description, *, device: str) -> Decode
     """
     with torch.device("meta"):
         model = Decoder(description.architecture)
-    state = {
-        name: part.to(device=device, dtype=torch.float32, copy=True).contiguous()
-        for hf_name, tensor in read_tensors(folder)
-        for name, part in hf_to_own(description.family, description.architecture, hf_name, tensor)
-    }
+    with open_folder(folder) as side:
+        _, own = side.own()
+        state = {
+            name: lazy.whole().to(device=device, dtype=torch.float32, copy=True).contiguous()
+            for name, lazy in own.items()
+        }
     model.load_state_dict(state, strict=True, assign=True)
     return model
+
+
+def _check_verified(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    # Checkpoints of training runs say nothing of it: what they hold was never converted.
+    if manifest is not None and manifest.summary.get("verified", True) is not True:
+        raise InvalidDataError(
+            "this checkpoint was published without being verified",
+            field="checkpoint_uri",
+            value=str(folder),
+            remedy="Delete its folder and convert the base checkpoint again.",
+            reason="checkpoint_not_verified",
+        )

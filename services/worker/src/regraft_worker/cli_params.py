@@ -1,0 +1,94 @@
+"""`regraft params`: a complete params file for a Cerebras release, from a converted config and a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from regraft.errors import InvalidInputError
+from regraft.jobfile import read_job_file
+from regraft.specs import JobSpec
+
+if TYPE_CHECKING:
+    from regraft_worker.conversion.formats import Format
+
+_RECIPE = "gptj-6b-trc2"
+
+
+def params(
+    *,
+    config: Annotated[Path, typer.Option(help="Converted YAML with the `model` section.")],
+    release: Annotated[str, typer.Option(help="Cerebras release it is for: 1.7 ... 2.9.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    job: Annotated[Path | None, typer.Option(help="Job file; without one the recipe's figures are used.")] = None,
+    data_dir: Annotated[str, typer.Option(help="Folder that holds train and eval.")] = "",
+    checkpoint: Annotated[Path | None, typer.Option(help="Converted .mdl that the run starts from.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a params file: flat sections up to release 2.2, the trainer form from 2.3 on."""
+    from regraft_worker.conversion.formats import format_named
+
+    target, note = format_named(f"cs-{release.removeprefix('cs-')}", field="--release")
+    if note:
+        typer.echo(f"note: {note}", err=True)
+    write_params(
+        output,
+        job=job,
+        config=config,
+        target=target,
+        data_dir=data_dir,
+        checkpoint=checkpoint,
+        overwrite=overwrite,
+    )
+
+
+def write_params(
+    output: Path,
+    *,
+    job: Path | None,
+    config: Path,
+    target: Format,
+    data_dir: str,
+    checkpoint: Path | None,
+    overwrite: bool = False,
+) -> None:
+    """Write the file and say so.
+
+    Raises:
+        InvalidInputError: the job is not valid, or asks for what the release cannot be told.
+        ConflictError: the file is there already.
+    """
+    from regraft_worker.conversion.cs_config import read_section
+    from regraft_worker.conversion.params_file import params_file
+    from regraft_worker.conversion.parted import parted, write_text
+
+    if not data_dir:
+        raise InvalidInputError(
+            "must be given", field="--data-dir", remedy="Name the folder that will hold train and eval."
+        )
+    start = "" if checkpoint is None else str(checkpoint)
+    made = params_file(_job(job), read_section(config), target=target, data_dir=data_dir, checkpoint=start)
+    with parted(output.parent, output.name, overwrite=overwrite) as part:
+        write_text(part / output.name, made.text())
+    for note in made.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"Params saved to {output}")
+
+
+def _job(path: Path | None) -> JobSpec:
+    """The job in a file; its inputs need not exist, and without a file it is the published recipe."""
+    nothing: dict[str, Any] = {
+        "recipe": _RECIPE,
+        "dataset": {"uri": "none"},
+        "base_checkpoint": {"uri": "none"},
+        "target": {"kind": "cpu"},
+    }
+    try:
+        return JobSpec.model_validate(read_job_file(path) if path else nothing)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(first["msg"], field=f"job file: {field}", value=first["input"]) from error

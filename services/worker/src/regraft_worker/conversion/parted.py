@@ -1,0 +1,77 @@
+"""Outputs that appear when they are whole: made in a folder beside their places, then moved.
+
+A kill leaves that folder, never half an output; the next conversion to the same name removes it. When not to use it:
+for artifacts of a job, which have a manifest (`regraft.storage.publish`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from regraft.errors import ConflictError
+
+
+@contextmanager
+def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
+    """A folder in which `outputs` (names in `folder`) are made; the last of them is moved last.
+
+    Raises:
+        ConflictError: one of them is there already, and `overwrite` is false.
+    """
+    if not overwrite:
+        _refuse_existing(*(folder / name for name in outputs))
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder, outputs[-1])
+    part = folder / f".part-{outputs[-1]}-{os.getpid()}"
+    part.mkdir()
+    try:
+        yield part
+        for name in outputs:
+            _replace(part / name, folder / name)
+        sync(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, and wait until it is on the disk."""
+    path.write_text(text, encoding="utf-8")
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(made: Path, final: Path) -> None:
+    if final.is_dir():
+        shutil.rmtree(final)
+    made.replace(final)
+
+
+def _refuse_existing(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise ConflictError(
+                "the output is there already",
+                field="--output-dir",
+                value=str(path),
+                remedy="Choose another folder, delete it, or give --overwrite.",
+                reason="output_exists",
+            )
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    # Only of processes that are gone: another one may be converting at this moment.
+    for leftover in folder.glob(f".part-{name}-*"):
+        if not Path(f"/proc/{leftover.name.rsplit('-', 1)[1]}").exists():
+            shutil.rmtree(leftover, ignore_errors=True)
