@@ -3,6 +3,9 @@
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec, ValidationSpec
 from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
+from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
+from regraft.specs.optimizer import OptimizerSpec
+from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
     ConvertResult,
     ConvertTask,
@@ -16,17 +19,7 @@ from regraft.specs.stages import (
     TrainResult,
     TrainTask,
 )
-from regraft.specs.training import (
-    CheckpointSpec,
-    ConstantSchedule,
-    CosineSchedule,
-    EvaluationSpec,
-    LinearSchedule,
-    MixturePart,
-    OptimizerSpec,
-    SchedulePart,
-    TrainingSpec,
-)
+from regraft.specs.training import MixturePart, TrainingSpec
 
 __all__ = [
     "BaseCheckpointSpec",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from regraft.specs.base import Spec
+from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
+from regraft.specs.optimizer import OptimizerSpec
+from regraft.specs.schedule import ConstantSchedule, SchedulePart, Steps
 
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
@@ -41,113 +43,6 @@ def _is_subset(text: str) -> str:
 
 DataSubset = Annotated[str, AfterValidator(_is_subset)]
 Weight = Annotated[float, Field(gt=0.0)]
-Rate = Annotated[float, Field(ge=0.0)]
-Steps = Annotated[int, Field(ge=1)]
-
-
-class LinearPart(Spec):
-    """From one rate to another along a straight line."""
-
-    from_: Rate = Field(alias="from")
-    """Rate at the first step."""
-    to: Rate
-    """Rate after `steps` steps, and from then on."""
-    steps: Steps
-    """Length in optimiser steps."""
-
-
-class CosinePart(Spec):
-    """From one rate to another along half a cosine."""
-
-    from_: Rate = Field(alias="from")
-    """Rate at the first step."""
-    to: Rate
-    """Rate after `steps` steps, and from then on."""
-    steps: Steps
-    """Length in optimiser steps."""
-
-
-class ConstantPart(Spec):
-    """The same rate throughout."""
-
-    value: Rate
-    """The rate."""
-    steps: Steps | None = None
-    """Length in optimiser steps; only the last part may leave it out."""
-
-
-class LinearSchedule(Spec):
-    """A straight part of a schedule."""
-
-    linear: LinearPart
-    """The part."""
-
-
-class CosineSchedule(Spec):
-    """A cosine part of a schedule."""
-
-    cosine: CosinePart
-    """The part."""
-
-
-class ConstantSchedule(Spec):
-    """A constant part of a schedule."""
-
-    constant: ConstantPart
-    """The part."""
-
-
-def _kind(part: object) -> str | None:
-    """The one key of a part, so that an error speaks of that kind only."""
-    keys = list(part) if isinstance(part, Mapping) else list(type(part).model_fields) if isinstance(part, Spec) else []
-    return str(keys[0]) if len(keys) == 1 else None
-
-
-SchedulePart = Annotated[
-    Annotated[LinearSchedule, Tag("linear")]
-    | Annotated[CosineSchedule, Tag("cosine")]
-    | Annotated[ConstantSchedule, Tag("constant")],
-    Discriminator(
-        _kind,
-        custom_error_type="schedule_part",
-        custom_error_message="A part of a schedule has exactly one key: linear, cosine or constant",
-    ),
-]
-
-
-class OptimizerSpec(Spec):
-    """AdamW in the order Cerebras and the first Hugging Face AdamW use: eps is added before bias correction."""
-
-    name: Literal["adamw"] = "adamw"
-    """The optimiser."""
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
-    """Decay of the first and second moment."""
-    eps: float = Field(1.0e-6, gt=0.0)
-    """Added to the root of the second moment."""
-    weight_decay: float = Field(0.1, ge=0.0)
-    """Decoupled decay; biases and norms are left out, embeddings are not."""
-    correct_bias: bool = True
-    """Divide by the moments' start-up bias."""
-    max_gradient_norm: float | None = Field(1.0, gt=0.0)
-    """Global L2 norm at which gradients are clipped; null switches clipping off."""
-
-
-class EvaluationSpec(Spec):
-    """Evaluation while training."""
-
-    every_steps: Steps | None = None
-    """Score the held-out set every so many steps; null: only before and after."""
-
-
-class CheckpointSpec(Spec):
-    """Saving while training."""
-
-    every_steps: Steps = 1000
-    """Save every so many steps, and at the last one."""
-    keep_last: Steps = 3
-    """Checkpoints kept; older ones are deleted, the best one excepted."""
-    keep_best: Literal["val_loss"] | None = None
-    """Also keep the checkpoint with the lowest held-out loss."""
 
 
 class MixturePart(Spec):

@@ -11,31 +11,25 @@ thread count and deterministic mode, which a notebook around it will notice.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
-import time
 from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.ports import NullProgress, Progress
 from regraft.specs import TrainingSpec, TrainResult, TrainTask
 from regraft.storage import is_published, local_path, to_uri
-from regraft_worker.model.loss import mean_loss
 from regraft_worker.trainer import checkpoint
 from regraft_worker.trainer.checkpoint import DataPosition, Reported, TrainingState
-from regraft_worker.trainer.data import as_features, samples_of
 from regraft_worker.trainer.evaluate import scores
 from regraft_worker.trainer.inputs import Inputs, open_inputs
-from regraft_worker.trainer.optimizer import AdamW
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.step import TrainStep
 from regraft_worker.trainer.targets import Target, target_for
-from regraft_worker.trainer.weights import load_model
 
 KEPT_REPORTS = 10_000
 """Reports a checkpoint carries: more than can be under way when a process is killed."""
@@ -80,12 +74,9 @@ class _Run:
         self.spec = task.training
         self.folder = local_path(task.output_uri, field="output_uri")
         self.inputs, self.target, self.progress, self.state = inputs, target, progress, state
-        self.model = load_model(start or inputs.base, inputs.description, device=target.device).train()
-        self.optimizer = AdamW(self.model, self.spec.optimizer)
+        self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._check_finite)
         if start is not None:
-            checkpoint.load_optimizer(start, model=self.model, optimizer=self.optimizer)
             progress.event(f"going on from step {state.step}", data={"step": state.step})
-        self.schedule = schedule_of(self.spec, max_steps=inputs.max_steps)
         self.saved_step = state.step
         self.pace = _Pace()
         self.reports: deque[Reported] = deque(checkpoint.read_reports(start) if start else (), maxlen=KEPT_REPORTS)
@@ -112,42 +103,23 @@ class _Run:
 
     def _advance(self, step: int) -> dict[str, float]:
         """One optimiser step; its metrics when they are to be reported."""
-        began = time.monotonic()
-        vocab_size = self.inputs.description.architecture.vocab_size
-        samples = samples_of(step, batch_size=self.spec.batch_size)
-        features = as_features(self.inputs.train.read(samples, vocab_size=vocab_size), device=self.target.device)
-        torch.manual_seed(seed_of(self.spec.seed, step))
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.target.autocast(self.spec.precision):
-            loss = mean_loss(self.model, features)
-        loss.backward()  # type: ignore[no-untyped-call]
-        train_loss, norm = loss.item(), self._clip().item()
-        self._check_finite(step, train_loss, norm)
-        rate = self.schedule.rate(step - 1)
-        self.optimizer.set_rate(rate)
-        self.optimizer.step()
-        tokens = int((features["attention_mask"] != 0).sum())
-        self._move_to(step, train_loss, tokens)
-        self.pace.add(tokens, time.monotonic() - began)
+        made = self.step(step)
+        self._move_to(step, made.loss, made.tokens)
+        self.pace.add(made.tokens, made.seconds)
         if step % self.spec.log_every_steps and step != self.inputs.max_steps:
             return {}
         return {
-            "train_loss": train_loss,
-            "train_lr": rate,
-            "train_grad_norm": norm,
+            "train_loss": made.loss,
+            "train_lr": made.rate,
+            "train_grad_norm": made.gradient_norm,
             "tokens_per_second": self.pace.take(),
             "epoch": self.inputs.train.epochs(self.state.dataloader.samples_streamed)[0],
         }
 
-    def _clip(self) -> Tensor:
-        """The global L2 norm of the gradients, which are scaled down to the limit if there is one."""
-        limit = self.spec.optimizer.max_gradient_norm
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
+    def _check_finite(self, step: int, loss: float, norm: float) -> bool:
         # Before the weights are touched: what is saved is always a state that still computes.
         if math.isfinite(loss) and math.isfinite(norm):
-            return
+            return True
         kept = checkpoint.step_folder(self.folder, self.saved_step) if self.saved_step else None
         raise InvalidDataError(
             f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite at step {step}"
@@ -182,7 +154,7 @@ class _Run:
         assert self.inputs.held_out is not None, "checked before compute"
         # Not interrupted: a stop is heeded at the next step, so that a resumed run reports the same scores.
         found = scores(
-            self.model,
+            self.step.model,
             self.inputs.held_out,
             batch_size=self.spec.batch_size,
             target=self.target,
@@ -197,8 +169,8 @@ class _Run:
             checkpoint.save(
                 self.folder,
                 self.state,
-                model=self.model,
-                optimizer=self.optimizer,
+                model=self.step.model,
+                optimizer=self.step.optimizer,
                 description=self.inputs.description,
                 base=self.inputs.base,
                 reports=self.reports,
@@ -244,11 +216,6 @@ def _say_again(run: Path, start: Path, progress: Progress, *, total: int) -> Non
             progress.artifact("checkpoint", to_uri(folder), summary)
     for report in checkpoint.read_reports(start):
         progress.step(report["step"], report["metrics"], total=total, tokens=report["tokens"])
-
-
-def seed_of(seed: int, step: int) -> int:
-    """The seed of one step: a hash, so that neighbouring seeds and steps never share random numbers."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8], "little")
 
 
 def _announce_mixture(inputs: Inputs, progress: Progress, *, samples: int) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from regraft.specs import TrainingSpec
-from regraft.specs.training import (
+from regraft.specs.schedule import (
     ConstantSchedule,
     CosinePart,
     CosineSchedule,
