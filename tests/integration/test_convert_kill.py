@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import eventually
 from regraft.families import expected_tensors, family_named
 from regraft.specs.stages import ExportTask
 from regraft.storage import is_published
@@ -25,29 +23,35 @@ from regraft_worker.conversion.export import export
 from regraft_worker.sample import write_sample_checkpoint
 
 RUN = """
-import json, sys
-from regraft.child import LineProgress
+import os, signal, sys, threading, time
+from regraft.ports import NullProgress
 from regraft.specs.stages import ConvertTask
 from regraft_worker.conversion.convert import convert
-progress = LineProgress(sys.stdout)
-convert(ConvertTask(checkpoint_uri=sys.argv[1], output_uri=sys.argv[2]), progress,
-        shard_bytes=int(sys.argv[3]), transformers_share=0.0)
+
+base, out, shard_bytes, share, delay = sys.argv[1:]
+
+def end():
+    time.sleep(float(delay))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Watched(NullProgress):
+    begun = False
+    def step(self, done, metrics, *, total=None, **more):
+        if done >= float(share) * total and not self.begun:
+            self.begun = True
+            threading.Thread(target=end).start() if float(delay) else end()
+
+task = ConvertTask(checkpoint_uri=base, output_uri=out)
+convert(task, Watched(), shard_bytes=int(shard_bytes), transformers_share=0.0)
 """
 KILLS = 10
 SHARD_BYTES = 4_000_000
 
 
-def start(base: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as file:
-        words = [sys.executable, "-c", RUN, str(base), str(out), str(SHARD_BYTES)]
-        return subprocess.Popen(words, stdout=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def share_done(log: Path) -> float:
-    """Of the bytes that a run has to move."""
-    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    steps = [line for line in map(json.loads, lines) if line["type"] == "step"]
-    return steps[-1]["step"] / steps[-1]["total"] if steps else 0.0
+def run(base: Path, out: Path, *, share: float = 2.0, delay: float = 0.0) -> int:
+    """Convert; SIGKILL once this share of the bytes is through, or so many seconds later. The exit status."""
+    words = [sys.executable, "-c", RUN, *map(str, (base, out, SHARD_BYTES, share, delay))]
+    return subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120).returncode
 
 
 def finished_shards(out: Path) -> dict[str, int]:
@@ -74,31 +78,23 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_run_that_is_killed_again_and_again_writes_each_shard_once(base: Path, tmp_path: Path) -> None:
-    source = random.Random(5)
-    out, log = tmp_path / "out", tmp_path / "log"
+    source, out = random.Random(5), tmp_path / "out"
     out.mkdir()
-    kills = kept_on_the_way = 0
-    while kills < KILLS:
+    kept_on_the_way = 0
+    for number in range(KILLS):
         before = finished_shards(out)
-        run = start(base, out, log)
-        wanted = source.random()
-        eventually(lambda wanted=wanted, run=run: share_done(log) >= wanted or run.poll() is not None)
-        time.sleep(source.random() * 0.05)
-        killed = run.poll() is None
-        run.send_signal(signal.SIGKILL)
-        run.wait(30)
-        kills += killed
+        # At exact places, and somewhere between two of them.
+        status = run(base, out, share=source.random(), delay=number % 2 * source.random() * 0.05)
         after = finished_shards(out)
         assert complete_or_hidden(out)
-        if killed and after:
+        if status == -signal.SIGKILL and after:
             assert {name: after[name] for name in before} == before
             kept_on_the_way += bool(before)
-        elif not killed:
-            assert run.returncode in (0, -signal.SIGKILL)
+        elif any(map(is_published, out.iterdir())):  # it was through before the signal came
             shutil.rmtree(out)
             out.mkdir()
     assert kept_on_the_way >= KILLS // 4
-    assert start(base, out, log).wait(60) == 0
+    assert run(base, out) == 0
     (folder,) = out.iterdir()
     assert is_published(folder)
     found = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}

@@ -36,6 +36,7 @@ from regraft.processes import end_with_parent
 SOCKET_PATH_LIMIT = 100  # bytes, of the 107 that Linux allows
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+ORPHAN_SECONDS = 5.0
 DATABASE = "regraft"
 
 
@@ -261,16 +262,27 @@ def _unprivileged() -> list[str]:
 
 
 def _refuse_if_running(data: Path) -> None:
-    """A second server on the same data would be refused by PostgreSQL too, but less clearly."""
+    """A second server on the same data would be refused by PostgreSQL too, but less clearly.
+
+    One whose `regraft up` was killed is on its way out, and waited for.
+    """
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while (pid := _postgres_on(data)) is not None:
+        if time.monotonic() > deadline:
+            raise ConflictError(
+                "a PostgreSQL server is already running on this data",
+                field="home",
+                value=str(data),
+                remedy=f"Stop the other `regraft up` (PostgreSQL has process id {pid}), or choose another --home.",
+            )
+        time.sleep(0.05)
+
+
+def _postgres_on(data: Path) -> int | None:
+    """Process id of the server that has this data."""
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
         program = Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ValueError, IndexError):
-        return
-    if program == "postgres":
-        raise ConflictError(
-            "a PostgreSQL server is already running on this data",
-            field="home",
-            value=str(data),
-            remedy=f"Stop the other `regraft up` (PostgreSQL has process id {pid}), or choose another --home.",
-        )
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+        return None
+    return pid if program == "postgres" else None

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from convert_commands import convert
 from convert_samples import Recorder, edit_config, edit_weights, run, sample, tensors_of
 
 from regraft.errors import InvalidDataError, InvalidInputError
@@ -83,7 +84,13 @@ def test_rotary_rows_in_the_wrong_order_fail_the_proof_in_both_directions(
     path = cs_outputs(write(base, tmp_path / "cs", "cs-1.8"), FORMATS["cs-1.8"]).checkpoint
     right = mapping._interleaving
     monkeypatch.setattr(mapping, "_interleaving", lambda made: right(made) if made.rotary_interleaved else wrong(made))
-    for attempt in (lambda: run(path, tmp_path / "out"), lambda: write(base, tmp_path / "out", "cs-2.9")):
+    attempts = (
+        lambda: run(path, tmp_path / "out"),
+        lambda: write(base, tmp_path / "out", "cs-2.9"),
+        lambda: convert(base, "hf", "cs-1.8", tmp_path / "out"),
+        lambda: convert(path, "cs-1.8", "hf", tmp_path / "out"),
+    )
+    for attempt in attempts:
         with pytest.raises(InvalidDataError, match="compute different logits") as caught:
             attempt()
         assert caught.value.reason == "conversion_not_equivalent"

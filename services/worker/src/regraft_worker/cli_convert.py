@@ -81,6 +81,7 @@ def convert(
                 overwrite=overwrite,
             )
         _tell(done.notes)
+        typer.echo(done.proof, err=True)
         typer.echo(f"Checkpoint saved to {done.checkpoint}")
         typer.echo(f"Config saved to {done.config}")
         if params_out is not None:

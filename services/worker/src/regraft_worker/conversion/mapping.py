@@ -59,7 +59,7 @@ def hf_to_cs(
     Raises:
         InvalidDataError: tensors are missing, unknown or of another shape than the config says.
     """
-    prefix = _stem(family) if headless else ""
+    prefix = stem(family) if headless else ""
     matched, dropped = _match_hf(family, architecture, {prefix + name: lazy for name, lazy in tensors.items()})
     dropped = [name.removeprefix(prefix) for name in dropped]
     _refuse_unmatched(dropped, drop_unmatched)
@@ -74,7 +74,7 @@ def hf_to_cs(
     if headless:
         _add_head(mapped, family, architecture, matched[embedding].dtype, seed)
     if architecture.tied_embeddings:
-        mapped.aliases.update({row.cs[0]: embedding.cs[0] for row in _heads(family, architecture) if row.is_head})
+        mapped.aliases.update({row.cs[0]: embedding.cs[0] for row in heads(family, architecture) if row.is_head})
     return mapped
 
 
@@ -105,7 +105,7 @@ def cs_to_hf(
     _refuse_missing(wanted, {row for row in wanted if _is_there(row, state)})
     found = [_hf(row, state, architecture) for row in wanted]
     found += legacy_buffers(family, architecture) if with_buffers else []
-    prefix = _stem(family) if headless else ""
+    prefix = stem(family) if headless else ""
     return Mapped([replace(lazy, name=lazy.name.removeprefix(prefix)) for lazy in found], {}, dropped)
 
 
@@ -126,6 +126,16 @@ def not_as_expected(message: str, *, value: object) -> InvalidDataError:
         remedy="Use the config that was saved with these weights.",
         reason="config_tensors_disagree",
     )
+
+
+def heads(family: Family, architecture: Architecture) -> list[Row]:
+    """The output projection, weight and bias."""
+    return [row for row in rows(family, architecture) if row.own[0] in _HEAD_NAMES]
+
+
+def stem(family: Family) -> str:
+    """What a model with a head has before its other names, `transformer.`; a headless one has not."""
+    return embedding_row(family).hf.partition(".")[0] + "."
 
 
 def _match_hf(
@@ -153,7 +163,7 @@ def _add_cs(mapped: Mapped, row: Row, lazy: Lazy, architecture: Architecture) ->
 
 
 def _add_head(mapped: Mapped, family: Family, architecture: Architecture, dtype: torch.dtype, seed: int) -> None:
-    for row in _heads(family, architecture):
+    for row in heads(family, architecture):
         if not (row.is_head and architecture.tied_embeddings):
             shape = tensor_shape(row.tensor, architecture)
             mapped.tensors.append(new_head(row.cs[0], shape, dtype, seed))
@@ -178,7 +188,7 @@ def _split(name: str, fused: Lazy, architecture: Architecture, part: int) -> Laz
         return fused.read_rows(start, start + size), order
 
     shape = (architecture.num_heads * size, *fused.shape[1:])
-    return Lazy(name, fused.dtype, shape, _by_heads(head, size, fused))
+    return Lazy(name, fused.dtype, shape, _byheads(head, size, fused))
 
 
 def _merged(name: str, parts: list[Lazy], architecture: Architecture) -> Lazy:
@@ -192,10 +202,10 @@ def _merged(name: str, parts: list[Lazy], architecture: Architecture) -> Lazy:
         return parts[part].read_rows(start, start + size), orders[part]
 
     shape = (3 * architecture.num_heads * size, *parts[0].shape[1:])
-    return Lazy(name, parts[0].dtype, shape, _by_heads(head, size, parts[0]))
+    return Lazy(name, parts[0].dtype, shape, _byheads(head, size, parts[0]))
 
 
-def _by_heads(head: Callable[[int], _Head], size: int, like: Lazy) -> ReadRows:
+def _byheads(head: Callable[[int], _Head], size: int, like: Lazy) -> ReadRows:
     """Rows of a tensor that is made head by head, `size` rows each.
 
     numpy copies the rows: torch would use several threads, which wait for each other longer than the copy takes.
@@ -231,22 +241,12 @@ def _interleaving(architecture: Architecture) -> torch.Tensor:
 
 def _stored(family: Family, architecture: Architecture, *, headless: bool) -> list[Row]:
     """The rows that a Hugging Face checkpoint holds."""
-    heads = {row.hf for row in _heads(family, architecture)} if headless else set()
+    left_out = {row.hf for row in heads(family, architecture)} if headless else set()
     return [
         row
         for row in rows(family, architecture)
-        if row.hf not in heads and not (row.is_head and architecture.tied_embeddings)
+        if row.hf not in left_out and not (row.is_head and architecture.tied_embeddings)
     ]
-
-
-def _heads(family: Family, architecture: Architecture) -> list[Row]:
-    """The output projection, weight and bias."""
-    return [row for row in rows(family, architecture) if row.own[0] in _HEAD_NAMES]
-
-
-def _stem(family: Family) -> str:
-    """What a model with a head has before its other names, `transformer.`; a headless one has not."""
-    return embedding_row(family).hf.partition(".")[0] + "."
 
 
 def _is_there(row: Row, state: Mapping[str, Lazy]) -> bool:
@@ -269,7 +269,7 @@ def _check_shape(name: str, lazy: Lazy, expected: tuple[int, ...]) -> None:
 
 def _check_tied(family: Family, architecture: Architecture, state: Mapping[str, Lazy]) -> None:
     (embedding,) = embedding_row(family).cs
-    for row in _heads(family, architecture):
+    for row in heads(family, architecture):
         if row.is_head and architecture.tied_embeddings and row.cs[0] in state and embedding in state:
             _check_same(row.cs[0], state[row.cs[0]], state[embedding])
 

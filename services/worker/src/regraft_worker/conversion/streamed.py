@@ -18,7 +18,7 @@ from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.model.decoder import Decoder
 
 Tick = Callable[[int], None]
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 2**20  # small enough to stay in the cache between its conversion to fp32 and its use
 _MATRICES = ("q", "k", "v", "out", "up", "down")
 
 

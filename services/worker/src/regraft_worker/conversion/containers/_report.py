@@ -53,13 +53,19 @@ def limit(*, memory: int, seconds: int) -> None:
 
 def answer(read: Callable[[], object]) -> None:
     """Write what `read` finds, or why it refuses."""
+    # Made while there is memory, and written after the handler: until it ends, the traceback holds what filled it.
+    text = _refused(UNSAFE, "to look into it takes more memory than a checkpoint may need")
     try:
         text = json.dumps({"found": read()})
     except Refusal as refusal:
-        text = json.dumps({"refused": refusal.reason, "cause": refusal.cause})
+        text = _refused(refusal.reason, refusal.cause)
     except MemoryError:
-        text = json.dumps({"refused": UNSAFE, "cause": "to look into it takes more memory than a checkpoint may need"})
+        pass
     except RecursionError:
-        text = json.dumps({"refused": UNSAFE, "cause": "it is nested too deeply"})
+        text = _refused(UNSAFE, "it is nested too deeply")
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _refused(reason: str, cause: str) -> str:
+    return json.dumps({"refused": reason, "cause": cause})

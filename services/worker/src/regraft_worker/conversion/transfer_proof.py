@@ -1,0 +1,73 @@
+"""Proof of a conversion: what was written holds every tensor bit for bit, and computes what the source computes.
+
+The first is checked under the names of the source, by way of the mapping back. The second is checked by a decoder on
+each side's own tensors (see `parity`), because a wrong order of rows survives the way there and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from regraft.keymap import is_ignored, rows
+from regraft_worker.conversion.carried import Carried
+from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.mapping import Mapped, cs_to_hf, heads, hf_to_cs, stem, without_prefixes
+from regraft_worker.conversion.opened import Opened
+from regraft_worker.conversion.parity import compare_outputs, run_side
+from regraft_worker.conversion.roundtrip import check_equal
+from regraft_worker.conversion.side import Side
+from regraft_worker.conversion.transfer_plan import Plan
+from regraft_worker.conversion.writers.base import Tick
+
+
+def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, tick: Tick) -> str:
+    """What a user should know of the proof.
+
+    Raises:
+        InvalidDataError: a tensor came back with other values, a value is not finite, or the logits differ.
+    """
+    given = _given(plan, mapped, state)
+    check_equal(given, _found(plan, result), tick)
+    known = {name: lazy for name, lazy in plan.opened.model.items() if name not in mapped.dropped}
+    source = _side(plan, known, is_cs=plan.source.is_cs, mapped=mapped)
+    made = _side(plan, result.model, is_cs=plan.target.is_cs, mapped=mapped)
+    facts = compare_outputs(run_side(source, tick), run_side(made, tick))
+    return (
+        f"Proven: {len(given)} tensors came back bit for bit; source and result compute the same logits, "
+        f"at most {facts['max_abs_difference']:.2g} apart."
+    )
+
+
+def _side(plan: Plan, tensors: Mapping[str, Lazy], *, is_cs: bool, mapped: Mapped) -> Side:
+    family, architecture = plan.family, plan.config.architecture
+    if is_cs:
+        tensors = without_prefixes(tensors)
+    elif plan.headless:
+        # The head is made, or left out, on the way: both sides compute with the one that Cerebras has.
+        cs = without_prefixes(plan.opened.model) if plan.source.is_cs else {lazy.name: lazy for lazy in mapped.tensors}
+        made = {row.hf: cs[row.cs[0]] for row in heads(family, architecture) if row.cs[0] in cs}
+        tensors = {stem(family) + name: lazy for name, lazy in tensors.items()} | made
+    return Side(family=family, architecture=architecture, naming="cs" if is_cs else "hf", tensors=tensors)
+
+
+def _given(plan: Plan, mapped: Mapped, state: Carried) -> dict[str, Lazy]:
+    """What must come back: everything but buffers, a tied head that is written once, and what was dropped."""
+    model, architecture = plan.opened.model, plan.config.architecture
+    if plan.source.is_cs:
+        model = without_prefixes(model)
+        left = {name for name in model if name.startswith("lm_head.")} if plan.headless else set()
+        left = left if not plan.target.is_cs else set()
+    else:
+        heads = {row.hf for row in rows(plan.family, architecture) if row.is_head and architecture.tied_embeddings}
+        left = heads | {name for name in model if is_ignored(plan.config.family, name)}
+    return {n: lazy for n, lazy in model.items() if n not in left and n not in mapped.dropped} | state.tensors
+
+
+def _found(plan: Plan, result: Opened) -> dict[str, Lazy]:
+    """What was written, under the names of the source."""
+    family, architecture, model = plan.family, plan.config.architecture, result.model
+    if plan.source.is_cs and plan.target.is_cs:
+        return {**without_prefixes(model), **result.tensors}
+    back = (hf_to_cs if plan.source.is_cs else cs_to_hf)(family, architecture, model, headless=plan.headless)
+    found = {lazy.name: lazy for lazy in back.tensors}
+    return found | {name: found[of] for name, of in back.aliases.items()}
