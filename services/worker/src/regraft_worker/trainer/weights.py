@@ -18,7 +18,8 @@ from regraft.errors import InvalidDataError
 from regraft.families import Architecture, Family, detect
 from regraft.storage import read_manifest
 from regraft_worker.conversion.hf import load_config, open_folder
-from regraft_worker.model.decoder import Decoder, activation
+from regraft_worker.model.activations import activation
+from regraft_worker.model.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
