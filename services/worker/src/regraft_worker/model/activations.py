@@ -54,6 +54,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "mish": F.mish,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
     "hardtanh": F.hardtanh,
     "linear": unchanged,
 }

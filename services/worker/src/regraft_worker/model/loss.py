@@ -6,8 +6,8 @@ pieces, one after the other or on several devices, gives each the divisor of the
 
 Logits of one batch would be B * S * V numbers (56 x 512 x 50400 in fp32: 5.8 GB), so rows are taken in chunks, and the
 gradients of hidden states and head are formed chunk by chunk while the logits are at hand: nothing is kept but the
-gradients, nothing is computed twice, and all chunks use the same few buffers. The price is that the forward pass already
-pays for the head's backward pass, which can run once; for scoring use `count_tokens`, which does not pay it.
+gradients, nothing is computed twice, and all chunks use the same few buffers. The price is that the forward pass
+already pays for the head's backward pass, which can run once; for scoring use `count_tokens`, which does not pay it.
 
 Shapes: N rows = B * S, H hidden, V vocabulary, C rows of one chunk.
 """
@@ -26,6 +26,7 @@ from regraft_worker.model.decoder import Decoder
 from regraft_worker.model.projection import compute_dtype
 
 _CHUNK_ELEMENTS = 2**25  # logits of one chunk: 128 MiB in fp32
+_HALF_CHUNK_ELEMENTS = 2**27  # in half precision 256 MiB: each chunk's part of the head's gradient is rounded, and cast
 _BLOCK_ELEMENTS = 2**22  # of a softmax on a processor: 16 MiB, which its cache may hold
 
 Features = Mapping[str, Tensor]
@@ -64,7 +65,7 @@ def training_loss(
     hidden, labels, mask = _rows(model, features)
     if divisor is None:
         divisor = mask.sum().clamp(min=1)
-    rows = _chunk_rows(model.head_weight, chunk_rows)
+    rows = _chunk_rows(len(model.head_weight), chunk_rows, compute_dtype(hidden))
     total: Tensor = _SummedLoss.apply(hidden, model.head_weight, model.head.bias, labels, mask, rows)  # type: ignore[no-untyped-call]
     return (total * (weight / divisor)).float()
 
@@ -80,7 +81,7 @@ def count_tokens(model: Decoder, features: Features, *, chunk_rows: int | None =
     hidden, labels, mask = _rows(model, features)
     loss_sum = torch.zeros((), dtype=torch.float64, device=hidden.device)
     correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-    for rows in _chunks(len(hidden), _chunk_rows(model.head_weight, chunk_rows)):
+    for rows in _chunks(len(hidden), _chunk_rows(len(model.head_weight), chunk_rows, torch.float32)):
         logits = model.logits(hidden[rows]).float()  # (C, V)
         loss_sum += (F.cross_entropy(logits, labels[rows], reduction="none") * mask[rows]).sum(dtype=torch.float64)
         correct += ((logits.argmax(dim=-1) == labels[rows]) & (mask[rows] != 0)).sum()
@@ -98,8 +99,9 @@ def _rows(model: Decoder, features: Features) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, labels.flatten().long(), mask.flatten().float()
 
 
-def _chunk_rows(weight: Tensor, asked: int | None) -> int:
-    return asked or max(1, _CHUNK_ELEMENTS // weight.shape[0])
+def _chunk_rows(vocab_size: int, asked: int | None, dtype: torch.dtype) -> int:
+    elements = _CHUNK_ELEMENTS if dtype == torch.float32 else _HALF_CHUNK_ELEMENTS
+    return asked or max(1, elements // vocab_size)
 
 
 def _chunks(n: int, rows: int) -> Iterator[slice]:
