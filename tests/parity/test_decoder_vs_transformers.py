@@ -57,7 +57,10 @@ MODELS = {
     "neox, positions stretched": _neox(**_stretched(4.0)),
     "neox, gelu_fast": _neox(hidden_act="gelu_fast"),
     "neox, relu": _neox(hidden_act="relu"),
+    "neox, quick_gelu": _neox(hidden_act="quick_gelu"),
     "neox, tied": _neox(tie_word_embeddings=True),
+    "neox, attention without biases": _neox(attention_bias=False),
+    "neox, sequential, half the head rotated": _neox(use_parallel_residual=False, **_rotary(0.5)),
 }
 
 
@@ -105,6 +108,8 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         ("neox", {"activation": "gelu_new"}),
         ("neox", {"parallel_residual": False}),
         ("neox", {"rope_theta": 9000.0}),
+        ("neox, half the head rotated, other base", {"rotary_dim": 4}),
+        ("neox, sequential", {"parallel_residual": True}),
         ("neox, positions stretched", {"rope_scaling_factor": 2.0}),
         ("neox", {"layer_norm_epsilon": 1e-3}),
     ],
@@ -116,6 +121,34 @@ def test_a_planted_mistake_exceeds_the_tolerance(name: str, mistake: dict[str, o
     wrong.load_state_dict(model.state_dict())
 
     assert _difference(reference, wrong) > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("gptj", {"layers.1.up.bias": None}),
+        ("gptj", {"head.bias": None}),
+        ("neox", {"layers.1.q.bias": None}),
+        ("neox", {"layers.2.out.bias": None}),
+        ("neox", {"layers.0.norm1.weight": "layers.0.norm2.weight"}),
+        ("neox, sequential", {"layers.2.norm1.bias": "layers.2.norm2.bias"}),
+        ("gptj", {"layers.0.q.weight": "layers.0.k.weight"}),
+    ],
+)
+def test_a_missing_bias_or_a_swapped_weight_exceeds_the_tolerance(
+    name: str, mistake: dict[str, str | None], tmp_path: Path
+) -> None:
+    reference = _reference(MODELS[name])
+    model = _ours(reference, tmp_path)
+    with torch.no_grad():
+        for here, there in mistake.items():
+            wrong = model.get_parameter(here)
+            other = torch.zeros_like(wrong) if there is None else model.get_parameter(there).clone()
+            if there is not None:
+                model.get_parameter(there).copy_(wrong)
+            wrong.copy_(other)
+
+    assert _difference(reference, model) > 2 * TOLERANCE
 
 
 def test_a_later_token_changes_no_earlier_logit(tmp_path: Path) -> None:

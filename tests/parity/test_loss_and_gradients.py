@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from regraft.families import Architecture
-from regraft_worker.model import Decoder, count_tokens, mean_loss
+from regraft.specs import LossSpec
+from regraft_worker.model import Decoder, count_tokens, divisor_of, mean_loss, training_loss
 
 ARCHITECTURE = {
     "family": "gptj",
@@ -124,6 +125,52 @@ def test_counts_are_those_of_full_logits(chunk_rows: int | None) -> None:
     assert int(counts.tokens) == int(counted.sum())
     mean = counts.loss_sum.item() / int(counts.tokens)
     assert mean == pytest.approx(_plain_loss(model, features).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["num_tokens", "batch_size"])
+def test_pieces_of_a_batch_add_up_to_the_whole(scaling: str) -> None:
+    model, features = _model("bias"), _features()
+    spec = LossSpec(scaling=scaling, weight=0.25 if scaling == "batch_size" else 1.0)  # type: ignore[arg-type]
+    tokens = float(features["attention_mask"].sum())
+    summed = _plain_loss(model, features) * tokens
+    expected = summed / tokens if scaling == "num_tokens" else 0.25 * summed / 3
+    wanted = _gradients(model, expected)
+
+    divisor = divisor_of(spec, tokens=tokens, samples=3)
+    pieces = [{name: row[rows] for name, row in features.items()} for rows in (slice(0, 1), slice(1, 3))]
+    losses = [training_loss(model, piece, divisor=divisor, weight=spec.weight) for piece in pieces]
+    found = _gradients(model, losses[0] + losses[1])
+
+    assert sum(loss.item() for loss in losses) == pytest.approx(expected.item(), rel=1e-6)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-5, msg=name)
+    # The planted mistake: each piece with a divisor of its own.
+    assert abs(sum(mean_loss(model, piece).item() for piece in pieces) / 2 - summed.item() / tokens) > 1e-3
+
+
+def test_a_batch_that_counts_nothing_still_has_a_divisor() -> None:
+    assert divisor_of(LossSpec(), tokens=0, samples=4) == 1.0
+    assert divisor_of(LossSpec(scaling="batch_size"), tokens=0, samples=4) == 4.0
+
+
+def test_gradients_made_in_the_forward_pass_can_be_used_once() -> None:
+    model, features = _model("bias"), _features()
+    loss = mean_loss(model, features)
+    loss.backward(retain_graph=True)
+
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|second time"):
+        loss.backward()
+
+
+def test_losses_of_unlikely_labels_stay_exact() -> None:
+    model, features = _model("bias"), _features()
+    with torch.no_grad():
+        model.head.weight.mul_(400.0)  # the probability of most labels is below what fp32 can hold
+
+    found = mean_loss(model, features)
+
+    assert found.item() > 200
+    assert found.item() == pytest.approx(_plain_loss(model, features).item(), rel=1e-6)
 
 
 def test_features_of_another_type_are_a_programming_mistake() -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from regraft.families import Architecture, Family, Tensor
+from regraft.families import Architecture, Family, Tensor, family_named, has_tensor
 from regraft.formats import Release
 
 _LAYER = re.compile(r"\.(0|[1-9][0-9]{0,5})\.")
@@ -62,6 +62,8 @@ def find_hf(family: Family, architecture: Architecture, name: str) -> Row | None
     if layer is not None and layer >= architecture.num_layers:
         return None
     for tensor in family.tensors:
+        if not has_tensor(tensor, architecture):
+            continue
         if ("{n}" in tensor.hf) == (layer is not None) and fill(tensor.hf, layer) == name:
             return Row(tensor, layer)
     return None
@@ -70,7 +72,7 @@ def find_hf(family: Family, architecture: Architecture, name: str) -> Row | None
 def rows(family: Family, architecture: Architecture) -> Iterator[Row]:
     """Every tensor of the model, ordered by Hugging Face name; the head too when it is tied."""
     found: list[Row] = []
-    for tensor in family.tensors:
+    for tensor in (tensor for tensor in family.tensors if has_tensor(tensor, architecture)):
         layers: list[int | None] = list(range(architecture.num_layers)) if "{n}" in tensor.hf else [None]
         found += [Row(tensor, layer) for layer in layers]
     yield from sorted(found, key=lambda row: row.hf)
@@ -90,6 +92,11 @@ def why_not_cs(architecture: Architecture, release: Release | None = None) -> st
     """Why no Cerebras checkpoint (of that release) can hold this model, empty when one can."""
     if not architecture.parallel_residual:
         return "its blocks add attention and feed-forward one after the other; the Cerebras model adds both at once"
+    if (
+        family_named(architecture.family).cs_constants["use_projection_bias_in_attention"]
+        != architecture.attention_bias
+    ):
+        return "its attention has other biases than the Cerebras model of its family"
     if architecture.rope_theta != CS_ROPE_THETA:
         return f"its rotary base is {architecture.rope_theta:g}; Cerebras knows only {CS_ROPE_THETA:g}"
     if release is not None and release < _SCALED_ROPE and architecture.rope_scaling_factor != 1.0:

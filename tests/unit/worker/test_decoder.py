@@ -10,7 +10,7 @@ from regraft.errors import InvalidInputError
 from regraft.families import FAMILIES, Family
 from regraft.keymap import rows
 from regraft_worker.model import Decoder
-from regraft_worker.model.decoder import activation
+from regraft_worker.model.activations import activation
 
 CONFIGS = {"gptj": GPTJ, "gpt_neox": NEOX}
 
@@ -35,8 +35,8 @@ def test_more_tokens_than_positions_are_refused() -> None:
 
 
 def test_an_unknown_activation_is_refused_with_the_list() -> None:
-    with pytest.raises(InvalidInputError, match=r"swish.*gelu, gelu_new, gelu_fast, relu"):
-        activation("swish")
+    with pytest.raises(InvalidInputError, match=r"prelu.*gelu, gelu_python, gelu_new"):
+        activation("prelu")
 
 
 @pytest.mark.parametrize("where", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])

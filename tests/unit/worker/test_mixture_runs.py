@@ -230,14 +230,19 @@ def test_options_that_leave_nothing_to_read_are_refused(
     assert caught.value.field == field
 
 
-def test_windows_with_document_boundaries_are_refused_rather_than_read_in_part(tmp_path: Path) -> None:
+def test_document_boundaries_reach_the_model(tmp_path: Path) -> None:
     write_model(tmp_path / "base")
-    write_foreign(tmp_path / "dataset", five_rows(9))
+    data = five_rows(9)
+    data[:, 3], data[:, 4] = 0, 0  # every token a document of its own
+    write_foreign(tmp_path / "dataset", data)
+    loop.train(task(tmp_path, tmp_path / "apart", evaluate={}))
+    write_model(tmp_path / "three" / "base")
+    write_foreign(tmp_path / "three" / "dataset", data[:, :3])
+    loop.train(task(tmp_path / "three", tmp_path / "together", evaluate={}))
 
-    with pytest.raises(InvalidInputError, match="attention within documents") as caught:
-        loop.train(task(tmp_path, tmp_path / "run", evaluate={}))
-
-    assert caught.value.field == "dataset.packing.document_boundaries"
+    apart, together = (contents(tmp_path / run / "step-00000012") for run in ("apart", "together"))
+    assert apart.keys() == together.keys()
+    assert apart["model.safetensors"] != together["model.safetensors"]
 
 
 def test_a_flat_folder_of_another_tool_is_a_train_split_without_held_out_windows(inputs: Path, tmp_path: Path) -> None:

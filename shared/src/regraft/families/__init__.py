@@ -10,6 +10,7 @@ from regraft.families.base import (
     Family,
     Tensor,
     expected_tensors,
+    has_tensor,
     parameter_count,
     tensor_shape,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "detect",
     "expected_tensors",
     "family_named",
+    "has_tensor",
     "parameter_count",
     "tensor_shape",
     "variant_named",

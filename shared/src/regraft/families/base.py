@@ -30,7 +30,7 @@ class Architecture:
     rotary_dim: int
     """Leading dimensions of each head that are rotated; even, at most `head_dim`."""
     activation: str
-    """Hugging Face's name: `gelu`, `gelu_new`, `gelu_fast`, `relu`."""
+    """Hugging Face's name, such as `gelu` or `gelu_new`."""
     layer_norm_epsilon: float
     initializer_range: float
     rope_theta: float = 10000.0
@@ -115,11 +115,19 @@ def tensor_shape(tensor: Tensor, architecture: Architecture) -> tuple[int, ...]:
     return tuple(sizes[dim] for dim in tensor.shape)
 
 
+def has_tensor(tensor: Tensor, architecture: Architecture) -> bool:
+    """False for the biases of attention in a model that has none; a tied head counts as there."""
+    layer_part, _, kind = tensor.own[0].removeprefix("layers.{n}.").rpartition(".")
+    return architecture.attention_bias or kind != "bias" or layer_part not in ("q", "out")
+
+
 def expected_tensors(family: Family, architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a Hugging Face checkpoint of this architecture has, tied heads left out."""
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in family.tensors:
         if architecture.tied_embeddings and tensor.hf in ("lm_head.weight", "embed_out.weight"):
+            continue
+        if not has_tensor(tensor, architecture):
             continue
         layers = range(architecture.num_layers) if "{n}" in tensor.hf else range(1)
         for layer in layers:

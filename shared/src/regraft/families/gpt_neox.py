@@ -1,5 +1,5 @@
 """GPT-NeoX (also Pythia): two norms per block, half-split rotary embedding on part of each head, biases everywhere
-but on the head.
+but on the head, and in attention unless the config says otherwise.
 
 Names: Hugging Face `GPTNeoXForCausalLM`; Cerebras Model Zoo `gpt-neox`.
 """
@@ -56,10 +56,6 @@ def _scaling(rope: object) -> float:
 
 
 def _read_config(config: Config) -> Architecture:
-    if not flag(config, "attention_bias", True):
-        raise InvalidDataError(
-            "GPT-NeoX without attention biases is not supported", field="config.json: attention_bias", value=False
-        )
     hidden = integer(config, "hidden_size", 6144)
     heads = integer(config, "num_attention_heads", 64)
     share, theta, scaling = _rope(config)
@@ -86,7 +82,7 @@ def _read_config(config: Config) -> Architecture:
         rotary_interleaved=False,
         separate_ffn_norm=True,
         parallel_residual=flag(config, "use_parallel_residual", True),
-        attention_bias=True,
+        attention_bias=flag(config, "attention_bias", True),
         lm_head_bias=False,
     )
 

@@ -3,6 +3,7 @@
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec, ValidationSpec
 from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
+from regraft.specs.model import DropoutSpec, LossSpec
 from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
 from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
@@ -29,6 +30,7 @@ __all__ = [
     "ConvertTask",
     "CosineSchedule",
     "DatasetSpec",
+    "DropoutSpec",
     "EvaluateResult",
     "EvaluateTask",
     "EvaluationSpec",
@@ -36,6 +38,7 @@ __all__ = [
     "ExportTask",
     "JobSpec",
     "LinearSchedule",
+    "LossSpec",
     "MixturePart",
     "OptimizerSpec",
     "OutputSpec",

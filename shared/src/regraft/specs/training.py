@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from regraft.specs.base import Spec
+from regraft.specs.model import DropoutSpec, LossSpec
 from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
 from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.schedule import ConstantSchedule, SchedulePart, Steps
@@ -80,6 +81,10 @@ class TrainingSpec(Spec):
     """`bf16`: forward and backward in bfloat16 where it is safe, weights and optimiser in fp32."""
     learning_rate: float = Field(6.0e-6, gt=0.0)
     """Peak rate of the default schedule; has no effect when `schedule` is given."""
+    dropout: DropoutSpec = DropoutSpec()
+    """Dropout rates other than the checkpoint's."""
+    loss: LossSpec = LossSpec()
+    """How the loss is scaled."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimiser."""
     schedule: tuple[SchedulePart, ...] | None = None

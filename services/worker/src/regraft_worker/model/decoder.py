@@ -4,17 +4,14 @@ A family never appears here by name; the switches of `Architecture` decide. Modu
 the family tables, so that `state_dict()` needs no translation: embedding, layers.{n}.{norm1,norm2,q,k,v,out,up,down},
 norm, head. With tied embeddings there is no `head.weight`.
 
-Attention is causal and nothing else: `attention_mask` in the data is a mask of the loss (see `loss`). Padding stands on
-the right only, so no counted position can see it.
+Attention is causal, and within documents where the data says where they begin (`documents`). `attention_mask` in the
+data is a mask of the loss (see `loss`). Padding stands on the right only, so no counted position can see it.
 
-The trade-off: plain torch modules that compute the same on any device, instead of fused kernels. Not for generation:
+The trade-off: torch operations that compute the same on any device, instead of kernels for one. Not for generation:
 there is no key/value cache.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,30 +19,10 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from regraft.errors import InvalidInputError
 from regraft.families import Architecture
+from regraft_worker.model.activations import activation
+from regraft_worker.model.documents import document_mask
+from regraft_worker.model.projection import project
 from regraft_worker.model.rotary import RotaryTable, rotary_table, rotate
-
-Activation = Callable[[Tensor], Tensor]
-
-# `gelu_fast` is the tanh form with its constant rounded to ten digits: below fp32 resolution.
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_fast": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
-
-
-def activation(name: str) -> Activation:
-    """The activation that Hugging Face calls `name`.
-
-    Raises:
-        InvalidInputError: it is none of those the decoder has.
-    """
-    if name not in ACTIVATIONS:
-        raise InvalidInputError(
-            "unknown activation", field="activation", value=name, remedy=f"Use one of: {', '.join(ACTIVATIONS)}."
-        )
-    return ACTIVATIONS[name]
 
 
 class Block(nn.Module):
@@ -67,31 +44,30 @@ class Block(nn.Module):
         self.up = nn.Linear(H, F_)
         self.down = nn.Linear(F_, H)
 
-    def forward(self, x: Tensor, table: RotaryTable) -> Tensor:
-        normed = self.norm1(x)
-        attended = self._dropout(self._attention(normed, table))
+    def forward(self, x: Tensor, table: RotaryTable, mask: Tensor | None = None) -> Tensor:
+        """`mask` (B, 1, S, S): true where a row attends to a column; None: to all that come before it."""
+        if self.norm2 is None:
+            q, k, v, up = project(self.norm1(x), self.q, self.k, self.v, self.up)
+            return x + self._attention(q, k, v, table, mask) + self._feed_forward(up)
+        attended = self._attention(*project(self.norm1(x), self.q, self.k, self.v), table, mask)
         if self.architecture.parallel_residual:
             # y = x + attention(norm1(x)) + feed_forward(norm2(x)): both branches read the same x.
-            return x + attended + self._feed_forward(normed if self.norm2 is None else self.norm2(x))
-        assert self.norm2 is not None
+            return x + attended + self._feed_forward(*project(self.norm2(x), self.up))
         x = x + attended
-        return x + self._feed_forward(self.norm2(x))
+        return x + self._feed_forward(*project(self.norm2(x), self.up))
 
-    def _attention(self, x: Tensor, table: RotaryTable) -> Tensor:
-        q = rotate(self._heads(self.q(x)), table, interleaved=self.architecture.rotary_interleaved)
-        k = rotate(self._heads(self.k(x)), table, interleaved=self.architecture.rotary_interleaved)
-        v = self._heads(self.v(x))
-        dropout = self.architecture.attention_dropout if self.training else 0.0
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, table: RotaryTable, mask: Tensor | None) -> Tensor:
+        a = self.architecture
+        q, k, v = (x.unflatten(-1, (a.num_heads, a.head_dim)) for x in (q, k, v))  # (B, S, heads, head_dim)
+        q, k = (rotate(x, table, interleaved=a.rotary_interleaved) for x in (q, k))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        dropout = a.attention_dropout if self.training else 0.0
         # Scale is 1/sqrt(head_dim), the default.
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # (B, heads, S, head_dim)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+        return self._dropout(*project(mixed.transpose(1, 2).flatten(2), self.out))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, S, H) to (B, heads, S, head_dim)."""
-        return x.view(*x.shape[:2], self.architecture.num_heads, self.architecture.head_dim).transpose(1, 2)
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        return self._dropout(self.down(self.activation(self.up(x))))
+    def _feed_forward(self, up: Tensor) -> Tensor:
+        return self._dropout(*project(self.activation(up), self.down))
 
     def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.architecture.residual_dropout, self.training)
@@ -113,7 +89,7 @@ class Head(nn.Module):
 class Decoder(nn.Module):
     """Token ids to hidden states; `logits` or `regraft_worker.model.loss` take it from there.
 
-    The weights are left as torch makes them: load a checkpoint before use.
+    The weights are left as torch makes them: load a checkpoint, or draw them (`initial`), before use.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -124,8 +100,12 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(architecture.hidden_size, eps=architecture.layer_norm_epsilon)
         self.head = Head(architecture)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_span: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
         """Ids (B, S) to hidden states (B, S, H) after the final norm.
+
+        Without `attention_span` and `position_ids` (both (B, S), see `documents`) a window is one document.
 
         Raises:
             InvalidInputError: S exceeds the model's positions.
@@ -133,12 +113,12 @@ class Decoder(nn.Module):
         a = self.architecture
         S = input_ids.shape[1]
         check_length(S, a)
-        table = rotary_table(
-            S, a.rotary_dim, theta=a.rope_theta, scaling=a.rope_scaling_factor, device=input_ids.device
-        )
+        positions = torch.arange(S, device=input_ids.device) if position_ids is None else position_ids
+        table = rotary_table(positions, a.rotary_dim, theta=a.rope_theta, scaling=a.rope_scaling_factor)
+        mask = None if attention_span is None else document_mask(attention_span)
         x = F.dropout(self.embedding(input_ids), a.embedding_dropout, self.training)  # (B, S, H)
         for layer in self.layers:
-            x = layer(x, table)
+            x = layer(x, table, mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
     @property

@@ -11,40 +11,57 @@ it has the linear kind, which divides positions by a factor; the family tables r
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class RotaryTable(NamedTuple):
-    """Cosine and sine of every angle, each (S, rotary_dim / 2), in fp32: bf16 cannot tell position 511 from 512."""
+    """Cosine and sine of every angle, each (1 or B, S, 1, rotary_dim / 2), in fp32: bf16 cannot tell 511 from 512."""
 
     cos: Tensor
     sin: Tensor
 
 
-def rotary_table(
-    length: int, rotary_dim: int, *, theta: float, scaling: float = 1.0, device: torch.device
-) -> RotaryTable:
-    """The angles of positions 0 .. length - 1, each divided by `scaling`."""
-    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim  # (R/2,)
+def rotary_table(positions: Tensor, rotary_dim: int, *, theta: float, scaling: float = 1.0) -> RotaryTable:
+    """The angles of these positions, (S,) or (B, S), each divided by `scaling`."""
+    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device) / rotary_dim  # (R/2,)
     frequency = 1.0 / theta**exponent
-    position = torch.arange(length, dtype=torch.float32, device=device) / scaling  # (S,)
-    angle = torch.outer(position, frequency)  # (S, R/2)
+    angle = (positions.float() / scaling)[..., None] * frequency  # (S, R/2) or (B, S, R/2)
+    angle = angle.view(-1, positions.shape[-1], 1, angle.shape[-1])
     return RotaryTable(angle.cos(), angle.sin())
 
 
 def rotate(x: Tensor, table: RotaryTable, *, interleaved: bool) -> Tensor:
-    """Turn the first R dimensions of each head of `x` (B, heads, S, head_dim); the others pass unchanged."""
-    R = 2 * table.cos.shape[-1]
-    turned, rest = x[..., :R], x[..., R:]
+    """Turn the first R dimensions of each head of `x` (B, S, heads, head_dim); the others pass unchanged."""
+    turned: Tensor = _Rotate.apply(x, table.cos, table.sin, interleaved)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back, so nothing of `x` is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return _turn(x, cos, sin, interleaved)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, -sin, ctx.interleaved), None, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    R = 2 * cos.shape[-1]
+    out = x.clone(memory_format=torch.contiguous_format)
     if interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
+        (a, b), (real, imag) = ((t[..., 0:R:2], t[..., 1:R:2]) for t in (x, out))
     else:
-        a, b = turned.chunk(2, dim=-1)
+        (a, b), (real, imag) = ((t[..., : R // 2], t[..., R // 2 : R]) for t in (x, out))
     # Complex multiplication (a + ib)(cos + i sin), in fp32 because the table is.
-    real = a * table.cos - b * table.sin
-    imag = b * table.cos + a * table.sin
-    out = torch.stack((real, imag), dim=-1).flatten(-2) if interleaved else torch.cat((real, imag), dim=-1)
-    return torch.cat((out.to(x.dtype), rest), dim=-1)
+    real.copy_(a * cos - b * sin)
+    imag.copy_(b * cos + a * sin)
+    return out

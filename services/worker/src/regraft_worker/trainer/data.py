@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.errors import InvalidDataError
-from regraft.hdf5 import FEATURES, INPUT_IDS, LABELS, Dataset, Windows
+from regraft.hdf5 import FEATURES, INPUT_IDS, LABELS, SPAN_FEATURES, Dataset, Windows
 
 Indices = NDArray[np.int64]
 
@@ -63,7 +63,7 @@ def samples_of(step: int, *, batch_size: int) -> Indices:
 
 
 def read_batch(dataset: Dataset, indices: Indices, *, vocab_size: int, device: str) -> dict[str, Tensor]:
-    """The features of these windows: three int32 (B, S) tensors.
+    """The features of these windows: three or five int32 (B, S) tensors.
 
     Raises:
         InvalidDataError: a token id is outside the vocabulary.
@@ -74,8 +74,9 @@ def read_batch(dataset: Dataset, indices: Indices, *, vocab_size: int, device: s
 
 
 def as_features(windows: Windows, *, device: str) -> dict[str, Tensor]:
-    """Windows (B, 3, S) as three int32 (B, S) tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(windows[:, i])).to(device) for i, name in enumerate(FEATURES)}
+    """Windows (B, 3 or 5, S) as that many int32 (B, S) tensors."""
+    names = FEATURES if windows.shape[1] == len(FEATURES) else SPAN_FEATURES
+    return {name: torch.from_numpy(np.ascontiguousarray(windows[:, i])).to(device) for i, name in enumerate(names)}
 
 
 def check_ids(windows: Windows, *, vocab_size: int, field: str = "dataset") -> None:

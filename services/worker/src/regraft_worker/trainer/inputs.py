@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.errors import InvalidDataError, InvalidInputError, RegraftError
-from regraft.hdf5 import FEATURES, Dataset
+from regraft.hdf5 import Dataset
 from regraft.specs import TrainingSpec, TrainTask
 from regraft.storage import Manifest, local_path, read_manifest, verify
 from regraft_worker.model.decoder import check_length
 from regraft_worker.trainer.checkpoint import DatasetRead
 from regraft_worker.trainer.data import has_windows
 from regraft_worker.trainer.mixture import Mixture, Part, RowRanges
-from regraft_worker.trainer.weights import Description, describe
+from regraft_worker.trainer.weights import Description, describe, with_dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def open_inputs(task: TrainTask) -> Iterator[Inputs]:
     training = task.training
     base = local_path(task.checkpoint_uri, field="checkpoint_uri")
     folder = local_path(task.dataset_uri, field="dataset_uri")
-    description = describe(base)
+    description = with_dropout(describe(base), training.dropout)
     with ExitStack() as stack:
         parts, datasets = _open_parts(stack, folder, training, description)
         held_out = None
@@ -99,19 +99,12 @@ def checked_manifest(folder: Path) -> Manifest | None:
 
 
 def check_fit(dataset: Dataset, description: Description, manifest: Manifest | None) -> None:
-    """Windows are of the kind the model takes, and fit its positions; token ids its vocabulary, as far as is known.
+    """Windows fit the positions of the model; token ids its vocabulary, as far as is known.
 
     Raises:
         InvalidInputError: they do not.
     """
     architecture = description.architecture
-    if dataset.features != FEATURES:
-        raise InvalidInputError(
-            "windows with document boundaries need attention within documents, which the model does not have yet",
-            field="dataset.packing.document_boundaries",
-            value=", ".join(dataset.features),
-            remedy="Prepare the dataset without document_boundaries.",
-        )
     check_length(dataset.max_sequence_length, architecture, field="dataset.max_sequence_length")
     highest = manifest.summary.get("max_token_id") if manifest else None
     if isinstance(highest, int) and highest >= architecture.vocab_size:

@@ -9,16 +9,18 @@ A base checkpoint whose manifest denies that it was verified is refused; one tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from regraft.errors import InvalidDataError
 from regraft.families import Architecture, Family, detect
+from regraft.specs import DropoutSpec
 from regraft.storage import read_manifest
 from regraft_worker.conversion.hf import load_config, open_folder
-from regraft_worker.model.decoder import Decoder, activation
+from regraft_worker.model.activations import activation
+from regraft_worker.model.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,12 @@ def describe(folder: Path) -> Description:
     architecture = family.read_config(config)
     activation(architecture.activation)
     return Description(config=config, family=family, architecture=architecture)
+
+
+def with_dropout(description: Description, spec: DropoutSpec) -> Description:
+    """The same model with the rates that `spec` names in place of the checkpoint's."""
+    rates = {f"{where}_dropout": rate for where, rate in spec.model_dump().items() if rate is not None}
+    return replace(description, architecture=replace(description.architecture, **rates))
 
 
 def load_model(folder: Path, description: Description, *, device: str) -> Decoder:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from regraft.errors import InvalidInputError
+from regraft_worker.trainer.allocator import keep_freed_memory
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -38,6 +39,8 @@ class Target:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         torch.set_num_threads(int(asked) if asked.isdigit() and int(asked) > 0 else _cores())
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+        keep_freed_memory()
 
     def autocast(self, precision: str) -> AbstractContextManager[object]:
         """`fp32`: nothing; `bf16`: matrix products in bfloat16, weights stay fp32."""
