@@ -3,7 +3,7 @@
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec, ValidationSpec
 from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
-from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
+from regraft.specs.monitoring import CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec
 from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
@@ -29,6 +29,7 @@ __all__ = [
     "ConvertTask",
     "CosineSchedule",
     "DatasetSpec",
+    "EarlyStoppingSpec",
     "EvaluateResult",
     "EvaluateTask",
     "EvaluationSpec",
@@ -36,6 +37,7 @@ __all__ = [
     "ExportTask",
     "JobSpec",
     "LinearSchedule",
+    "LossSpikeSpec",
     "MixturePart",
     "OptimizerSpec",
     "OutputSpec",

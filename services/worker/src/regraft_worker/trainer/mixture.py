@@ -15,15 +15,19 @@ change along the way.
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.hdf5 import Dataset, Windows
 from regraft.specs.training import subset_ranges
 from regraft_worker.trainer.data import Indices, SampleOrder, check_ids
+from regraft_worker.trainer.ledger import fingerprints, total
 
 
 class RowRanges:
@@ -85,6 +89,40 @@ class Part:
     weight: float = 1.0
 
 
+class Reads:
+    """A record of what is read as it is read, for the ledger; safe with readers in other threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._noted: list[tuple[Indices, NDArray[np.uint64]]] = []
+        self._seconds = 0.0
+
+    def note(self, numbers: Indices, owners: Indices, rows: Indices, *, seconds: float) -> None:
+        """These samples were read."""
+        with self._lock:
+            self._noted.append((numbers, fingerprints(numbers, owners, rows)))
+            self._seconds += seconds
+
+    def take(self, first: int, end: int) -> int:
+        """The fingerprint of all reads of samples `first` up to `end`, which are forgotten; others stay."""
+        found = 0
+        with self._lock:
+            kept = []
+            for numbers, hashes in self._noted:
+                chosen = (numbers >= first) & (numbers < end)
+                found = (found + total(hashes[chosen])) % 2**64
+                if not chosen.all():
+                    kept.append((numbers[~chosen], hashes[~chosen]))
+            self._noted = kept
+        return found
+
+    def take_seconds(self) -> float:
+        """Spent reading since the last call."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class Mixture:
     """Samples by number; the first part is the job's own dataset, and may be the only one."""
 
@@ -92,6 +130,12 @@ class Mixture:
         self.parts = tuple(parts)
         self._shares = Shares([part.weight for part in parts])
         self._orders = [SampleOrder(len(part.ranges), seed=seed, shuffle=shuffle) for part in parts]
+        self._reads = Reads()
+
+    @property
+    def reads(self) -> Reads:
+        """What was read so far, and how long it took."""
+        return self._reads
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
@@ -113,6 +157,7 @@ class Mixture:
         Raises:
             InvalidDataError: a token id is outside the vocabulary; names the part.
         """
+        began = time.monotonic()
         owners, rows = self.locate(numbers)
         own = self.parts[0].dataset
         windows = np.empty((len(numbers), len(own.features), own.max_sequence_length), dtype=np.int32)
@@ -120,6 +165,7 @@ class Mixture:
             part, places = self.parts[number], owners == number
             windows[places] = part.dataset.rows(rows[places])
             check_ids(windows[places], vocab_size=vocab_size, field=part.field)
+        self._reads.note(numbers, owners, rows, seconds=time.monotonic() - began)
         return windows
 
     def epochs(self, samples: int) -> list[float]:
