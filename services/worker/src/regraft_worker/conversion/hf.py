@@ -101,7 +101,7 @@ def write_checkpoint(
     """Write a folder that `transformers` loads: config, safetensors (sharded when large), tokenizer files.
 
     `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. With `source`, a
-    name for the tensors, writing goes on where an earlier call was cut short. Returns the sha256 of each tensor by name.
+    name for the tensors, writing goes on where an earlier call was cut short. Returns each tensor's sha256 by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = list(tensors)

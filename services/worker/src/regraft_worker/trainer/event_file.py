@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from itertools import count
 from pathlib import Path
 
 _DOUBLE, _VARINT, _BYTES, _FLOAT = 1, 0, 2, 5  # wire types
@@ -43,7 +44,8 @@ class EventFile:
     def _begin(self) -> Path:
         now = time.time()
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        stem = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
+        path = next(free for number in count() if not (free := self._folder / f"{stem}.{number}").exists())
         start = _double(1, now) + _varint(2, self._first_step) + _field(7, _varint(1, _START))
         # A session that starts at a step takes back what earlier files of the run said from that step on.
         path.write_bytes(_record(_double(1, now) + _field(3, b"brain.Event:2")) + _record(start))
