@@ -203,7 +203,8 @@ def test_a_blown_up_step_is_seen_and_dealt_with(policy: str, inputs: Path, tmp_p
 
 
 def test_a_rolled_back_run_stopped_anywhere_gives_the_same_bits(inputs: Path, tmp_path: Path) -> None:
-    options = {"schedule": BLOW_UP, "checkpoint": {"every_steps": 3, "keep_last": 1}, "loss_spike": _spike("roll_back")}
+    keep = {"every_steps": 3, "keep_last": 1}
+    options = {"schedule": BLOW_UP, "evaluate": {}, "checkpoint": keep, "loss_spike": _spike("roll_back")}
     loop.train(task(inputs, tmp_path / "a", **options))
     for after in (7, 8, 9, 10):  # off the schedule: a rollback must not take these
         with pytest.raises(Exception, match="stopped after"):
