@@ -18,6 +18,7 @@ GROUPS = {
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
+    "ledger": "Which samples a training run has read.",
     "create-hdf5": "HDF5 files with the arrays of the original tool, one command for each generation.",
 }
 

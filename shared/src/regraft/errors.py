@@ -49,6 +49,13 @@ class InvalidDataError(RegraftError, ValueError):
     reason_class = ReasonClass.DATA_ERROR
 
 
+class StorageFailedError(RegraftError):
+    """What had to be written could not be; what was there before still is."""
+
+    reason = "storage_failed"
+    reason_class = ReasonClass.INFRASTRUCTURE
+
+
 class NotFoundError(RegraftError, LookupError):
     """The named thing does not exist."""
 

@@ -79,6 +79,7 @@ def _evaluate(spec: JobSpec, results: Results, folder: str) -> EvaluateTask:
     return EvaluateTask(
         dataset_uri=results[StageName.PREPARE]["uri"],
         checkpoints={"base": results[StageName.CONVERT]["uri"], "trained": results[StageName.TRAIN]["uri"]},
+        sets=spec.training.evaluate.sets,
         batch_size=spec.training.batch_size,
         precision=spec.training.precision,
         target=spec.target,

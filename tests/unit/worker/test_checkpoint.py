@@ -17,6 +17,7 @@ from regraft.errors import InterruptedStageError, InvalidDataError
 from regraft.storage import is_published, local_path
 from regraft_worker.model import Decoder
 from regraft_worker.trainer import checkpoint, loop
+from regraft_worker.trainer.folders import step_folder
 from regraft_worker.trainer.optimizer import AdamW
 from regraft_worker.trainer.weights import describe, load_model
 
@@ -116,9 +117,9 @@ def test_training_goes_on_before_the_damage_and_mends_it(inputs: Path, finished:
 
     assert any("going on from step 6" in text for _, text in progress.events)
     for step in (9, 12):
-        folder = checkpoint.step_folder(run, step)
+        folder = step_folder(run, step)
         assert is_published(folder)
-        assert contents(folder) == contents(checkpoint.step_folder(finished, step))
+        assert contents(folder) == contents(step_folder(finished, step))
 
 
 def test_everything_is_restored_bit_for_bit(inputs: Path, finished: Path) -> None:
@@ -181,7 +182,7 @@ def test_the_last_ones_and_the_best_one_are_kept(inputs: Path, tmp_path: Path) -
     assert best < 10
     assert sorted(folder.name for folder in tmp_path.iterdir()) == [f"step-{s:08d}" for s in (best, 10, 12)]
     assert result.best_uri is not None
-    assert local_path(result.best_uri) == checkpoint.step_folder(tmp_path, best)
+    assert local_path(result.best_uri) == step_folder(tmp_path, best)
 
 
 def test_a_damaged_later_one_does_not_count_among_those_kept(inputs: Path, finished: Path, tmp_path: Path) -> None:

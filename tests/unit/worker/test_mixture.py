@@ -195,7 +195,7 @@ def test_any_step_is_as_cheap_as_the_first(datasets: list[Dataset], monkeypatch:
         mixed.locate(samples_of(step, batch_size=6))
         work[step] = sorted(drawn)
         # All that is kept, whatever the step, is the order of one epoch for each dataset.
-        assert [len(order._order) for order in mixed._orders] == list(SIZES)
+        assert [len(order._order) for order in mixed._order._orders] == list(SIZES)
 
     assert work[1] == work[10**6] == sorted(SIZES)
 

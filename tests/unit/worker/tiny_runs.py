@@ -21,11 +21,12 @@ import torch
 
 from regraft.families import FAMILIES, Family
 from regraft.specs import TargetSpec, TrainingSpec, TrainTask
+from regraft.specs.monitoring import MEASURED
 from regraft_worker.conversion.hf import write_checkpoint
 from regraft_worker.conversion.lazy import of_tensor
 from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.model import Decoder
-from regraft_worker.trainer import checkpoint, loop
+from regraft_worker.trainer import checkpoint, loop, retention
 
 VOCAB, LENGTH = 61, 16
 
@@ -67,7 +68,9 @@ class Recorder:
     def step(
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
     ) -> None:
-        repeatable = {name: value for name, value in metrics.items() if name != "tokens_per_second"}
+        repeatable = {name: value for name, value in metrics.items() if name not in MEASURED}
+        if metrics and not repeatable:
+            return  # nothing but what the clock says
         self.steps.append((step, {**repeatable, "tokens": tokens or 0}))
         self.totals.append((total, tokens))
 
@@ -135,8 +138,9 @@ def task(folder: Path, output: Path, **options: Any) -> TrainTask:
         "max_steps": 12,
         "learning_rate": 3e-3,
         "log_every_steps": 1,
-        "evaluate": {"every_steps": 4},
+        "evaluate": {"every_steps": 4, "at_start": False},
         "checkpoint": {"every_steps": 3, "keep_last": 100},
+        "tensorboard": False,
     }
     return TrainTask(
         dataset_uri=str(folder / "dataset"),
@@ -178,10 +182,17 @@ def _main(folder: str, output: str, log: str, where: str) -> None:
     kind, _, number = where.partition(":")
     if kind == "writing":  # weights are there, the optimiser state is not
         saved = []
-        write = checkpoint.save_file
-        checkpoint.save_file = lambda *a: _die() if len(saved) == int(number) else (write(*a), saved.append(1))
+        write = checkpoint.write_safetensors
+
+        def doomed(*args: Any, **options: Any) -> Any:
+            if len(saved) == int(number):
+                _die()
+            saved.append(1)
+            return write(*args, **options)
+
+        checkpoint.write_safetensors = doomed
     if kind == "pruning":  # half of a checkpoint is deleted
-        checkpoint.shutil.rmtree = _die  # type: ignore[assignment]
+        retention.shutil.rmtree = _die  # type: ignore[assignment]
     options = {"checkpoint": {"every_steps": 3, "keep_last": 1}} if kind == "pruning" else {}
     progress = _Doomed(Path(log), last_step=int(number) if kind == "step" else None)
     loop.train(task(Path(folder), Path(output), **options), progress)

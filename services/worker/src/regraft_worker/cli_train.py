@@ -21,7 +21,9 @@ from pydantic import ValidationError
 from regraft.errors import InvalidInputError
 from regraft.ports import Level
 from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
+from regraft.specs.monitoring import MEASURED
 
+_NOT_SHOWN = MEASURED - {"tokens_per_second", "mfu"}
 _Dataset = Annotated[Path, typer.Option(help="Folder with train/*.h5 and eval/*.h5.")]
 _Output = Annotated[Path, typer.Option(help="Folder to write to.")]
 _Target = Annotated[str, typer.Option(help="Hardware to compute on.")]
@@ -66,22 +68,35 @@ def evaluate(
     dataset: _Dataset,
     checkpoint: Annotated[list[str], typer.Option(help="NAME=DIR; names `base` and `trained` are compared.")],
     output_dir: _Output,
+    dataset_set: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=DIR; another set to score, such as general=DIR, for the forgetting table."),
+    ] = None,
+    max_windows: Annotated[int | None, typer.Option(min=1, help="Score the first so many windows of each set.")] = None,
     target: _Target = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 8,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
 ) -> None:
-    """Score checkpoints on the held-out windows of a prepared dataset."""
-    task = EvaluateTask(
+    """Score checkpoints on the held-out windows of a prepared dataset, and on other sets beside it.
+
+    The result goes to standard output as JSON, and as a table to standard error.
+    """
+    task = _evaluate_task(
         dataset_uri=str(dataset),
-        checkpoints=dict(_named(item) for item in checkpoint),
+        checkpoints=dict(_named(item, field="checkpoint") for item in checkpoint),
+        sets=dict(_named(item, field="set") for item in dataset_set or ()),
+        max_windows=max_windows,
         batch_size=batch_size,
         precision=precision,
         target=_target(target),
         output_uri=str(output_dir),
     )
     from regraft_worker.trainer.evaluate import evaluate as evaluate_core
+    from regraft_worker.trainer.forgetting import markdown
 
-    typer.echo(evaluate_core(task, TerminalProgress()).model_dump_json(indent=2))
+    result = evaluate_core(task, TerminalProgress())
+    typer.echo(markdown(result), err=True)
+    typer.echo(result.model_dump_json(indent=2))
 
 
 class TerminalProgress:
@@ -98,13 +113,14 @@ class TerminalProgress:
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
     ) -> None:
         # A report with numbers is asked for; one that only says how far it is comes once a second.
-        if not metrics and step != total and time.monotonic() - self._printed < 1.0:
+        shown = {name: value for name, value in metrics.items() if name not in _NOT_SHOWN}
+        if (metrics and not shown) or (not metrics and step != total and time.monotonic() - self._printed < 1.0):
             return
         self._printed = time.monotonic()
         parts = [f"step {step}/{total}" if total else f"step {step}"]
         if tokens is not None:
             parts.append(f"tokens {tokens:,}")
-        parts += [f"{name} {value:.5g}" for name, value in metrics.items()]
+        parts += [f"{name} {value:.5g}" for name, value in shown.items()]
         parts += self._time_left(step, total)
         typer.echo("  ".join(parts), err=True)
 
@@ -163,6 +179,15 @@ def _section(params: Path) -> dict[str, Any]:
     return section
 
 
+def _evaluate_task(**fields: Any) -> EvaluateTask:
+    try:
+        return EvaluateTask.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise InvalidInputError(first["msg"], field=field, value=first["input"]) from error
+
+
 def _target(kind: str) -> TargetSpec:
     try:
         return TargetSpec(kind=kind)
@@ -170,8 +195,8 @@ def _target(kind: str) -> TargetSpec:
         raise InvalidInputError("is no name of a target", field="target", value=kind) from error
 
 
-def _named(item: str) -> tuple[str, str]:
+def _named(item: str, *, field: str) -> tuple[str, str]:
     name, separator, folder = item.partition("=")
     if not (name and separator and folder):
-        raise InvalidInputError("write NAME=DIR", field="checkpoint", value=item)
+        raise InvalidInputError("write NAME=DIR", field=field, value=item)
     return name, folder

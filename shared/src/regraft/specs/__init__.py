@@ -4,7 +4,7 @@ from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec, ValidationSpec
 from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
 from regraft.specs.model import DropoutSpec, LossSpec
-from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
+from regraft.specs.monitoring import CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec
 from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
@@ -31,6 +31,7 @@ __all__ = [
     "CosineSchedule",
     "DatasetSpec",
     "DropoutSpec",
+    "EarlyStoppingSpec",
     "EvaluateResult",
     "EvaluateTask",
     "EvaluationSpec",
@@ -39,6 +40,7 @@ __all__ = [
     "JobSpec",
     "LinearSchedule",
     "LossSpec",
+    "LossSpikeSpec",
     "MixturePart",
     "OptimizerSpec",
     "OutputSpec",

@@ -11,6 +11,7 @@ from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.job import TargetSpec
+from regraft.specs.monitoring import SetName, SetUri
 from regraft.specs.training import TrainingSpec
 
 SHARD_BYTES = 5_000_000_000
@@ -97,15 +98,21 @@ class TrainResult(Spec):
     tokens_seen: int
     train_loss: float
     best_uri: str | None = None
-    """With `keep_best`: the checkpoint with the lowest held-out loss."""
+    """With `keep_best`: the checkpoint with the best score."""
+    stopped_early: str | None = None
+    """Why the run ended before its last step; null: it did not."""
 
 
 class EvaluateTask(Spec):
-    """Score checkpoints on the held-out set."""
+    """Score checkpoints on the held-out set, and on others."""
 
     dataset_uri: str
     checkpoints: dict[str, str]
     """Name (`base`, `trained`) to Hugging Face directory."""
+    sets: dict[SetName, SetUri] = Field(default_factory=dict)
+    """Further sets, such as `general`, by name; as in `EvaluationSpec.sets`."""
+    max_windows: int | None = Field(None, ge=1)
+    """Score only the first so many windows of each set; null: all."""
     batch_size: int
     precision: str = "fp32"
     target: TargetSpec
@@ -124,15 +131,36 @@ class Scores(Spec):
     """Share of counted tokens whose most likely prediction is right."""
     tokens: int
     """Counted tokens."""
+    bits_per_byte: float | None = None
+    """loss * tokens / ln 2 / bytes of text that the counted tokens stand for: comparable between tokenizers. Null when
+    the tokenizer's tokens are not known byte by byte."""
+
+
+class Change(Spec):
+    """What training changed on one set: trained against base."""
+
+    loss: float
+    """Difference; negative is better."""
+    perplexity: float
+    """trained / base - 1; negative is better."""
+    accuracy: float
+    """Difference; positive is better."""
+    bits_per_byte: float | None = None
+    """Difference; negative is better."""
 
 
 class EvaluateResult(Spec):
-    """The before/after table."""
+    """The before/after table: what was learned on the job's own set, and what was forgotten on the others."""
 
     uri: str
     scores: dict[str, Scores]
+    """Of each checkpoint on the job's own held-out windows."""
     perplexity_change: float | None = None
     """trained / base - 1, when both are there; negative is better."""
+    sets: dict[str, dict[str, Scores]] = Field(default_factory=dict)
+    """Of each checkpoint on each further set."""
+    changes: dict[str, Change] = Field(default_factory=dict)
+    """By set, when `base` and `trained` are there; the job's own is `val`."""
 
 
 class ExportTask(Spec):

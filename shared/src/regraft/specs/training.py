@@ -7,11 +7,11 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from regraft.specs.base import Spec
 from regraft.specs.model import DropoutSpec, LossSpec
-from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
+from regraft.specs.monitoring import OWN_SET, CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec, set_of
 from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.schedule import ConstantSchedule, SchedulePart, Steps
 
@@ -94,8 +94,14 @@ class TrainingSpec(Spec):
     """Periodic evaluation."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Periodic saving."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """End when a score stops improving; null: never."""
+    loss_spike: LossSpikeSpec | None = None
+    """Watch for leaps of the training loss; null: only a loss that is not finite ends the run."""
     log_every_steps: Steps = 10
     """Report metrics every so many steps."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run's folder."""
 
     @field_validator("schedule")
     @classmethod
@@ -106,3 +112,15 @@ class TrainingSpec(Spec):
             if isinstance(part, ConstantSchedule) and part.constant.steps is None:
                 raise ValueError("only the last part of a schedule may leave out its steps")
         return parts
+
+    @model_validator(mode="after")
+    def _scores_that_decide_are_made(self) -> TrainingSpec:
+        decisive = {"checkpoint.keep_best": self.checkpoint.keep_best}
+        if self.early_stopping is not None:
+            decisive["early_stopping.metric"] = self.early_stopping.metric
+        for field, metric in decisive.items():
+            if metric is not None and set_of(metric) not in (OWN_SET, *self.evaluate.sets):
+                raise ValueError(f"{field}: '{metric}' is a score of a set that is not among evaluate.sets")
+        if self.early_stopping is not None and self.evaluate.every_steps is None:
+            raise ValueError("early_stopping needs evaluate.every_steps")
+        return self

@@ -1,7 +1,7 @@
 """Where artifacts live. An artifact is a folder that exists when its `manifest.json` verifies."""
 
 from regraft.storage.local import local_path, to_uri
-from regraft.storage.manifest import FileEntry, Manifest, file_sha256, read_manifest, verify
+from regraft.storage.manifest import FileEntry, Manifest, file_sha256, read_manifest, rewrite_manifest, verify
 from regraft.storage.publish import Draft, is_published, publish
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "local_path",
     "publish",
     "read_manifest",
+    "rewrite_manifest",
     "to_uri",
     "verify",
 ]

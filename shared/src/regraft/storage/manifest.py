@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +70,19 @@ def read_manifest(folder: Path) -> Manifest | None:
             remedy="Delete the folder; it will be made again.",
             reason="corrupt_artifact",
         ) from error
+
+
+def rewrite_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put another manifest in the place of an artifact's own, in one step: for a part that is given up.
+
+    Delete the files it no longer names afterwards, so that the artifact is whole at every moment.
+    """
+    draft = folder / f".{NAME}.tmp"
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(manifest.model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(folder / NAME)
 
 
 def verify(folder: Path, manifest: Manifest, *, digests: bool = True) -> None:

@@ -97,11 +97,11 @@ def write_checkpoint(
     max_shard_bytes: int = SHARD_BYTES,
     source: str = "",
     tick: Tick = lambda count: None,
-) -> None:
+) -> dict[str, str]:
     """Write a folder that `transformers` loads: config, safetensors (sharded when large), tokenizer files.
 
     `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. With `source`, a
-    name for the tensors, writing goes on where an earlier call was cut short.
+    name for the tensors, writing goes on where an earlier call was cut short. Returns each tensor's sha256 by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = list(tensors)
@@ -109,7 +109,7 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if extra_files_from is not None:
         copy_extra_files(extra_files_from, folder)
-    write_sharded(folder, listed, max_shard_bytes, source=source, tick=tick)
+    return write_sharded(folder, listed, max_shard_bytes, source=source, tick=tick)
 
 
 def written_config(config: Mapping[str, object], dtypes: set[torch.dtype]) -> dict[str, object]:

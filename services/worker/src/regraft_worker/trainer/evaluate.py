@@ -1,166 +1,134 @@
-"""Scores of checkpoints over the whole held-out split: loss, perplexity, accuracy.
+"""The `evaluate` stage: checkpoints side by side on the held-out windows and on further sets, and what changed.
 
-Every counted token weighs the same, whatever batch it is in: sums over the split are divided once, at the end, in
-float64. Perplexity is exp(sum of losses / number of tokens), not a mean of batches' perplexities. Results depend on the
-batch size in the last bits only. Not for tasks with prompts and answers: there is no generation here.
+How a score is made: scoring.py. What comes of it: `evaluation.json`, and `evaluation.md` for reading. With `base` and
+`trained` among the checkpoints this is the forgetting table: what was gained on the job's own text, and what that cost
+on the other sets.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from regraft.errors import InterruptedStageError, InvalidDataError
-from regraft.hdf5 import Dataset
+from regraft.errors import InterruptedStageError
 from regraft.ports import NullProgress, Progress
 from regraft.specs import EvaluateResult, EvaluateTask, Scores
+from regraft.specs.monitoring import OWN_SET
 from regraft.storage import local_path, publish, read_manifest, to_uri
-from regraft_worker.model.decoder import Decoder
-from regraft_worker.model.loss import count_tokens
-from regraft_worker.trainer.data import Indices, read_batch
-from regraft_worker.trainer.inputs import check_fit, checked_manifest, open_split
+from regraft_worker.trainer.fitting import check_fit, checked_manifest
+from regraft_worker.trainer.forgetting import Table, changes, markdown
+from regraft_worker.trainer.scoring import batches_of, score
+from regraft_worker.trainer.sets import ScoredSet, open_sets
 from regraft_worker.trainer.targets import Target, target_for
+from regraft_worker.trainer.token_bytes import token_bytes
 from regraft_worker.trainer.weights import describe, load_model
 
-_REPORTS = 100  # per checkpoint, at most
+_REPORTS = 100  # per checkpoint and set, at most
 
 
 def evaluate(task: EvaluateTask, progress: Progress | None = None) -> EvaluateResult:
-    """Score every named checkpoint and publish `<output_uri>/evaluation`.
+    """Score every named checkpoint on every set and publish `<output_uri>/evaluation`.
 
     Raises:
-        InvalidInputError: a checkpoint and the dataset do not go together.
-        InvalidDataError: a checkpoint or the dataset is not what it should be.
+        InvalidInputError: a checkpoint and a set do not go together.
+        InvalidDataError: a checkpoint or a set is not what it should be.
         InterruptedStageError: asked to stop.
     """
     progress = progress or NullProgress()
     target = target_for(task.target)
     target.prepare()
-    folder = local_path(task.dataset_uri, field="dataset_uri")
-    manifest = checked_manifest(folder)
-    with open_split(folder, "eval") as dataset:
-        checkpoints = {name: local_path(uri, field=f"checkpoints.{name}") for name, uri in task.checkpoints.items()}
-        for checkpoint in checkpoints.values():
-            check_fit(dataset, describe(checkpoint), manifest)
-        scored = {
-            name: _score_checkpoint(checkpoint, dataset, task, target, progress, number=number)
-            for number, (name, checkpoint) in enumerate(checkpoints.items())
-        }
-    parents = {"dataset": manifest.address if manifest else None}
-    parents |= {name: _address(checkpoint) for name, checkpoint in checkpoints.items()}
-    return _publish(task, scored, parents, progress)
+    checkpoints = {name: local_path(uri, field=f"checkpoints.{name}") for name, uri in task.checkpoints.items()}
+    with ExitStack() as stack:
+        sets = _open(stack, task, checkpoints)
+        scoring = _Scoring(task, target, sets, progress)
+        table = {name: scoring.all_of(folder) for name, folder in checkpoints.items()}
+    parents = {"dataset": sets[OWN_SET].address} | {name: _address(folder) for name, folder in checkpoints.items()}
+    parents |= {f"set.{name}": one.address for name, one in sets.items() if name != OWN_SET}
+    return _publish(task, table, parents, progress)
 
 
-def scores(
-    model: Decoder,
-    dataset: Dataset,
-    *,
-    batch_size: int,
-    target: Target,
-    precision: str,
-    progress: Progress | None = None,
-    number: int = 0,
-    of: int = 1,
-) -> Scores:
-    """Scores of one model, without dropout. `number` and `of` place it among several in the progress reports.
+class _Scoring:
+    """Goes through checkpoints and sets, and says how far it is."""
 
-    Raises:
-        InvalidDataError: no token is counted, or the loss is not finite.
-        InterruptedStageError: asked to stop.
-    """
-    progress = progress or NullProgress()
-    batches = math.ceil(len(dataset) / batch_size)
-    every = max(1, batches // _REPORTS)
-    loss_sum, tokens, correct = 0.0, 0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        for done, indices in enumerate(_in_order(len(dataset), batch_size), start=1):
-            _stop_if_asked(progress)
-            features = read_batch(dataset, indices, vocab_size=model.architecture.vocab_size, device=target.device)
-            with torch.no_grad(), target.autocast(precision):
-                counts = count_tokens(model, features)
-            loss_sum += counts.loss_sum.item()
-            tokens += int(counts.tokens)
-            correct += int(counts.correct)
-            if done % every == 0 or done == batches:
-                progress.step(number * batches + done, {}, total=of * batches, tokens=tokens)
-    finally:
-        model.train(was_training)
-    return _scores(loss_sum, tokens, correct)
+    def __init__(self, task: EvaluateTask, target: Target, sets: dict[str, ScoredSet], progress: Progress) -> None:
+        self._task, self._target, self._sets, self._progress = task, target, sets, progress
+        self._total = len(task.checkpoints) * sum(batches_of(one, task.batch_size) for one in sets.values())
+        self._before = 0
+
+    def all_of(self, folder: Path) -> dict[str, Scores]:
+        """Scores of one checkpoint by set."""
+        model = load_model(folder, describe(folder), device=self._target.device)
+        found = {}
+        for name, one in self._sets.items():
+            batches = batches_of(one, self._task.batch_size)
+            found[name] = score(
+                model,
+                one,
+                batch_size=self._task.batch_size,
+                target=self._target,
+                precision=self._task.precision,
+                tick=partial(self._tick, batches),
+            )
+            self._before += batches
+        return found
+
+    def _tick(self, batches: int, done: int) -> None:
+        if done % max(1, batches // _REPORTS) == 0 or done == batches:
+            self._progress.step(self._before + done, {}, total=self._total)
+        if self._progress.should_stop() and self._before + done < self._total:
+            raise InterruptedStageError("stopped while scoring; scoring starts again from the first checkpoint")
 
 
-def _scores(loss_sum: float, tokens: int, correct: int) -> Scores:
-    if tokens == 0:
-        raise InvalidDataError(
-            "no token of the held-out windows is counted in the loss", field="dataset", reason="empty_split"
-        )
-    loss = loss_sum / tokens
-    if not loss < math.log(np.finfo(np.float64).max):  # also catches nan
-        raise InvalidDataError(
-            "the held-out loss is not a usable number",
-            value=repr(loss),
-            remedy="The checkpoint is broken, or training diverged: lower the learning rate.",
-            reason="loss_not_finite",
-        )
-    return Scores(loss=loss, perplexity=math.exp(loss), accuracy=correct / tokens, tokens=tokens)
-
-
-def _score_checkpoint(
-    folder: Path, dataset: Dataset, task: EvaluateTask, target: Target, progress: Progress, *, number: int
-) -> Scores:
-    model = load_model(folder, describe(folder), device=target.device)
-    return scores(
-        model,
-        dataset,
-        batch_size=task.batch_size,
-        target=target,
-        precision=task.precision,
-        progress=progress,
-        number=number,
-        of=len(task.checkpoints),
+def _open(stack: ExitStack, task: EvaluateTask, checkpoints: dict[str, Path]) -> dict[str, ScoredSet]:
+    descriptions = {name: describe(folder) for name, folder in checkpoints.items()}
+    known = (
+        folder
+        for name, folder in checkpoints.items()
+        if token_bytes(folder, descriptions[name].architecture.vocab_size) is not None
     )
+    sets = open_sets(
+        stack,
+        local_path(task.dataset_uri, field="dataset_uri"),
+        task.sets,
+        description=next(iter(descriptions.values())),
+        tokenizer=next(known, next(iter(checkpoints.values()))),
+        max_sequence_length=None,
+        max_windows=task.max_windows,
+        field="sets",
+    )
+    folders = {OWN_SET: task.dataset_uri, **task.sets}
+    for description in descriptions.values():
+        for name, one in sets.items():
+            check_fit(one.dataset, description, checked_manifest(local_path(folders[name])))
+    return sets
 
 
-def _publish(
-    task: EvaluateTask, scored: dict[str, Scores], parents: dict[str, str | None], progress: Progress
-) -> EvaluateResult:
+def _publish(task: EvaluateTask, table: Table, parents: dict[str, str | None], progress: Progress) -> EvaluateResult:
     final = local_path(task.output_uri, field="output_uri") / "evaluation"
-    result = EvaluateResult(uri=to_uri(final), scores=scored, perplexity_change=_change(scored))
-    table = {"scores": {name: one.model_dump() for name, one in scored.items()}, "change": result.perplexity_change}
+    changed = changes(table)
+    result = EvaluateResult(
+        uri=to_uri(final),
+        scores={name: found[OWN_SET] for name, found in table.items()},
+        perplexity_change=changed[OWN_SET].perplexity if changed else None,
+        sets={name: {who: found[name] for who, found in table.items()} for name in task.sets},
+        changes=changed,
+    )
+    told = result.model_dump(mode="json", exclude={"uri", "perplexity_change"}) | {"change": result.perplexity_change}
     if final.exists():
         shutil.rmtree(final)  # an earlier table, perhaps of other checkpoints
     with publish(final, kind="evaluation") as draft:
-        (draft.folder / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        (draft.folder / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (draft.folder / "evaluation.md").write_text(markdown(result), encoding="utf-8")
         draft.parents = {role: address for role, address in parents.items() if address is not None}
         draft.made_by = task.model_dump(mode="json")
-        draft.summary = table
-    progress.artifact("evaluation", result.uri, table)
+        draft.summary = told
+    progress.artifact("evaluation", result.uri, told)
     return result
-
-
-def _change(scored: dict[str, Scores]) -> float | None:
-    if "base" not in scored or "trained" not in scored:
-        return None
-    return scored["trained"].perplexity / scored["base"].perplexity - 1
 
 
 def _address(folder: Path) -> str | None:
     manifest = read_manifest(folder)
     return manifest.address if manifest else None
-
-
-def _in_order(n: int, batch_size: int) -> Iterator[Indices]:
-    for start in range(0, n, batch_size):
-        yield np.arange(start, min(start + batch_size, n))
-
-
-def _stop_if_asked(progress: Progress) -> None:
-    if progress.should_stop():
-        raise InterruptedStageError("stopped while scoring; scoring starts again from the first checkpoint")

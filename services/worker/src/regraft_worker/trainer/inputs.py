@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import InvalidDataError, InvalidInputError, RegraftError
+from regraft.errors import InvalidInputError, RegraftError
 from regraft.hdf5 import Dataset
 from regraft.specs import TrainingSpec, TrainTask
-from regraft.storage import Manifest, local_path, read_manifest, verify
-from regraft_worker.model.decoder import check_length
-from regraft_worker.trainer.checkpoint import DatasetRead
+from regraft.specs.monitoring import set_of
+from regraft.storage import local_path, read_manifest, to_uri
 from regraft_worker.trainer.data import has_windows
+from regraft_worker.trainer.fitting import check_fit, checked_manifest, open_split
+from regraft_worker.trainer.ledger import Ledger, LedgerPart
 from regraft_worker.trainer.mixture import Mixture, Part, RowRanges
+from regraft_worker.trainer.sets import ScoredSet, open_sets
+from regraft_worker.trainer.state import DatasetRead
 from regraft_worker.trainer.weights import Description, describe, with_dropout
 
 
@@ -27,10 +30,13 @@ class Inputs:
     base_address: str | None
     description: Description
     train: Mixture
-    held_out: Dataset | None
+    sets: dict[str, ScoredSet]
+    """What is scored, by name; `val` is the job's own held-out set, if there is one."""
     datasets: tuple[DatasetRead, ...]
     """What the parts of `train` are."""
     max_steps: int
+    ledger: Ledger
+    """Of no step yet."""
 
 
 @contextmanager
@@ -47,11 +53,18 @@ def open_inputs(task: TrainTask) -> Iterator[Inputs]:
     description = with_dropout(describe(base), training.dropout)
     with ExitStack() as stack:
         parts, datasets = _open_parts(stack, folder, training, description)
-        held_out = None
-        if has_windows(folder / "eval"):
-            length = training.max_sequence_length
-            held_out = stack.enter_context(open_split(folder, "eval", max_sequence_length=length))
-        _check_options(task, held_out)
+        own = folder if has_windows(folder / "eval") else None
+        sets = open_sets(
+            stack,
+            own,
+            training.evaluate.sets,
+            description=description,
+            tokenizer=base,
+            max_sequence_length=parts[0].dataset.max_sequence_length,
+            max_windows=training.evaluate.max_windows,
+            field="training.evaluate.sets",
+        )
+        _check_options(task, sets)
         base_manifest = read_manifest(base)
         train = Mixture(parts, seed=training.seed, shuffle=training.shuffle)
         yield Inputs(
@@ -59,61 +72,29 @@ def open_inputs(task: TrainTask) -> Iterator[Inputs]:
             base_address=base_manifest.address if base_manifest else None,
             description=description,
             train=train,
-            held_out=held_out,
+            sets=sets,
             datasets=datasets,
             max_steps=training.max_steps or train.steps_of_one_pass(training.batch_size),
+            ledger=_ledger(task, parts, datasets),
         )
 
 
-def open_split(folder: Path, split: str, *, max_sequence_length: int | None = None) -> Dataset:
-    """The windows of one split.
-
-    A folder of .h5 files with neither `train` nor `eval` in it, as the reference tools write it, is a train split.
-
-    Raises:
-        InvalidDataError: there are none.
-    """
-    found = folder if split == "train" and _is_flat(folder) else folder / split
-    dataset = Dataset(found, max_sequence_length=max_sequence_length) if has_windows(found) else None
-    if dataset is None or len(dataset) == 0:
-        raise InvalidDataError(
-            f"the dataset has no windows in its {split} split",
-            field="dataset",
-            value=str(folder),
-            remedy="Prepare it from a larger corpus, or change the validation split.",
-            reason="empty_split",
+def _ledger(task: TrainTask, parts: list[Part], datasets: tuple[DatasetRead, ...]) -> Ledger:
+    training = task.training
+    uris = [task.dataset_uri, *(part.uri for part in training.mixture)]
+    subsets = [training.data_subset, *(part.data_subset for part in training.mixture)]
+    found = [
+        LedgerPart(
+            uri=to_uri(local_path(uri)),
+            address=read.address,
+            files=read.files,
+            windows=len(part.dataset),
+            data_subset=subset,
+            weight=part.weight,
         )
-    return dataset
-
-
-def checked_manifest(folder: Path) -> Manifest | None:
-    """The dataset's manifest, None for files of another tool; sizes are checked, digests were when it was published.
-
-    Raises:
-        InvalidDataError: a file is missing or has another size.
-    """
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        verify(folder, manifest, digests=False)
-    return manifest
-
-
-def check_fit(dataset: Dataset, description: Description, manifest: Manifest | None) -> None:
-    """Windows fit the positions of the model; token ids its vocabulary, as far as is known.
-
-    Raises:
-        InvalidInputError: they do not.
-    """
-    architecture = description.architecture
-    check_length(dataset.max_sequence_length, architecture, field="dataset.max_sequence_length")
-    highest = manifest.summary.get("max_token_id") if manifest else None
-    if isinstance(highest, int) and highest >= architecture.vocab_size:
-        raise InvalidInputError(
-            f"the dataset has token ids beyond the model's vocabulary of {architecture.vocab_size}",
-            field="dataset.tokenizer",
-            value=highest,
-            remedy="Prepare it with the tokenizer of this checkpoint.",
-        )
+        for uri, subset, part, read in zip(uris, subsets, parts, datasets, strict=True)
+    ]
+    return Ledger(seed=training.seed, shuffle=training.shuffle, batch_size=training.batch_size, parts=tuple(found))
 
 
 def _open_parts(
@@ -194,20 +175,30 @@ def _read_from(folder: Path, dataset: Dataset) -> DatasetRead:
     return DatasetRead(files=hashlib.sha256(repr(facts).encode()).hexdigest())
 
 
-def _is_flat(folder: Path) -> bool:
-    return has_windows(folder) and not any((folder / split).is_dir() for split in ("train", "eval"))
-
-
-def _check_options(task: TrainTask, held_out: Dataset | None) -> None:
-    asked = {
-        "training.evaluate.every_steps": task.training.evaluate.every_steps,
-        "training.checkpoint.keep_best": task.training.checkpoint.keep_best,
+def _check_options(task: TrainTask, sets: Mapping[str, ScoredSet]) -> None:
+    training = task.training
+    metrics = {
+        "training.checkpoint.keep_best": training.checkpoint.keep_best,
+        "training.early_stopping.metric": training.early_stopping.metric if training.early_stopping else None,
     }
-    for field, value in asked.items():
-        if value is not None and held_out is None:
+    for field, metric in metrics.items():
+        if metric is not None and set_of(metric) not in sets:
+            raise _nothing_to_score(field, metric)
+        if metric is not None and metric.endswith("_bits_per_byte") and sets[set_of(metric)].token_bytes is None:
             raise InvalidInputError(
-                "the dataset has no held-out windows to score",
+                "bits per byte need a tokenizer.json with a byte-level vocabulary beside the base checkpoint",
                 field=field,
-                value=value,
-                remedy="Set it to null, or prepare the dataset with a validation split.",
+                value=metric,
+                remedy="Watch the loss instead: with one tokenizer the two tell the same.",
             )
+    if training.evaluate.every_steps is not None and not sets:
+        raise _nothing_to_score("training.evaluate.every_steps", training.evaluate.every_steps)
+
+
+def _nothing_to_score(field: str, value: object) -> InvalidInputError:
+    return InvalidInputError(
+        "the dataset has no held-out windows to score",
+        field=field,
+        value=value,
+        remedy="Set it to null, or prepare the dataset with a validation split.",
+    )

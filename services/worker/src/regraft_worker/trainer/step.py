@@ -23,8 +23,10 @@ from regraft_worker.trainer.data import as_features, samples_of
 from regraft_worker.trainer.inputs import Inputs
 from regraft_worker.trainer.optimizer import AdamW
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.snapshot import HostBuffers, Snapshot
 from regraft_worker.trainer.targets import Target
 from regraft_worker.trainer.weights import load_model
+from regraft_worker.trainer.world import Alone, World
 
 Judge = Callable[[int, float, float], bool]
 """Called with step, loss and gradient norm before the weights are touched: false leaves them as they are."""
@@ -44,8 +46,11 @@ class Outcome(NamedTuple):
 class TrainStep:
     """Model, optimiser and schedule of a run."""
 
+    world: World = Alone()
+
     def __init__(self, spec: TrainingSpec, inputs: Inputs, target: Target, *, start: Path | None, judge: Judge) -> None:
         self.spec, self.inputs, self.target, self.judge = spec, inputs, target, judge
+        self._host = HostBuffers()
         self.model = load_model(start or inputs.base, inputs.description, device=target.device).train()
         self.optimizer = AdamW(self.model, spec.optimizer)
         if start is not None:
@@ -69,6 +74,24 @@ class TrainStep:
             self.optimizer.step()
         tokens = int((features["attention_mask"] != 0).sum())
         return Outcome(train_loss, norm, rate, tokens, time.monotonic() - began)
+
+    def snapshot(self) -> Snapshot | None:
+        """Host copies of all that a checkpoint holds, None but in the main process; overwritten by the next one."""
+        moments = checkpoint.moments_of(self.model, self.optimizer)
+        copies = self._host.copy({**self.model.state_dict(), **moments})
+        weights = {name: tensor for name, tensor in copies.items() if name not in moments}
+        return Snapshot(weights, {name: copies[name] for name in moments}, {"updates": self.optimizer.step_count})
+
+    def restore(self, folder: Path | None) -> None:
+        """Weights, moments and count of updates as a checkpoint has them; None: as the run began."""
+        saved = load_model(folder or self.inputs.base, self.inputs.description, device=self.target.device)
+        self.model.load_state_dict(saved.state_dict())
+        if folder is not None:
+            checkpoint.load_optimizer(folder, model=self.model, optimizer=self.optimizer)
+            return
+        for moment in checkpoint.moments_of(self.model, self.optimizer).values():
+            moment.zero_()
+        self.optimizer.step_count = 0
 
     def _clip(self) -> Tensor:
         """The global L2 norm of the gradients, which are scaled down to the limit if there is one."""

@@ -1,0 +1,61 @@
+"""What the clock and the machine say about a run: these numbers differ from one run to the next, all others do not."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import torch
+
+from regraft.families import Architecture
+from regraft_worker.trainer.flops import flops_per_token, peak_flops
+from regraft_worker.trainer.mixture import Reads
+
+_NEWEST = 0.3  # weight of the newest interval in the smoothed seconds per step
+
+
+class Meter:
+    """Gathers between two reports."""
+
+    def __init__(
+        self, architecture: Architecture, *, length: int, device: str, devices: int, precision: str, reads: Reads
+    ) -> None:
+        self._flops = flops_per_token(architecture, length)
+        self._cuda = device.startswith("cuda")
+        name = torch.cuda.get_device_name(device) if self._cuda else ""
+        peak = peak_flops(name, precision)
+        self._peak = None if peak is None else peak * devices
+        self._reads = reads
+        self._tokens, self._positions, self._seconds, self._steps = 0, 0, 0.0, 0
+        self._per_step: float | None = None
+        self._since = time.monotonic()
+
+    def add(self, *, tokens: int, positions: int, seconds: float) -> None:
+        """One step: tokens counted in the loss, all positions computed, and how long it took."""
+        self._tokens += tokens
+        self._positions += positions
+        self._seconds += seconds
+        self._steps += 1
+
+    def take(self, *, steps_left: int) -> dict[str, float]:
+        """Metrics since the last call. Tokens per second leave out scoring and saving; seconds left do not."""
+        now = time.monotonic()
+        per_step = (now - self._since) / self._steps
+        old = self._per_step
+        self._per_step = per_step if old is None else _NEWEST * per_step + (1 - _NEWEST) * old
+        found = {
+            "tokens_per_second": self._tokens / self._seconds,
+            "data_wait_share": min(1.0, self._reads.take_seconds() / self._seconds),
+            "peak_memory_bytes": float(self._memory()),
+            "seconds_left": self._per_step * steps_left,
+        }
+        if self._peak is not None:
+            found["mfu"] = self._flops * self._positions / self._seconds / self._peak
+        self._tokens, self._positions, self._seconds, self._steps, self._since = 0, 0, 0.0, 0, now
+        return found
+
+    def _memory(self) -> int:
+        """The most so far: on the device, or of this process where that is the processor."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,136 @@
+"""Where metrics go besides the progress port: TensorBoard's files, and Weights & Biases or MLflow when asked for.
+
+TensorBoard gets each metric under the tags people know: `train/loss`, `val/loss`, `general/perplexity`, and beside them
+those of the Cerebras Model Zoo: `loss`, `lr/0`, `eval/lm_perplexity`, `eval/accuracy`.
+
+The other two are used when their own environment variables ask for them, and are no dependencies of this project:
+
+    WANDB_PROJECT          Weights & Biases; all its variables apply (WANDB_MODE=offline, WANDB_API_KEY, ...)
+    MLFLOW_TRACKING_URI    MLflow; all its variables apply (MLFLOW_EXPERIMENT_NAME, ...)
+
+A run that is continued goes on in the same run there: its id is made from the run's folder, or kept in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from regraft.errors import InvalidInputError
+from regraft.specs.monitoring import SCORES
+from regraft_worker.trainer.event_file import EventFile
+
+FOLDER = "tensorboard"
+_MLFLOW_ID = "mlflow_run_id"
+
+_TAGS = {
+    "train_loss": ("train/loss", "loss"),
+    "train_lr": ("train/lr", "lr/0"),
+    "train_grad_norm": ("train/grad_norm",),
+    "val_loss": ("val/loss", "eval/loss"),
+    "val_perplexity": ("val/perplexity", "eval/lm_perplexity"),
+    "val_accuracy": ("val/accuracy", "eval/accuracy"),
+    "loss_scale": ("train/loss_scale", "loss_scale"),
+}
+
+
+class Tracker(Protocol):
+    """Something that is told metrics."""
+
+    def log(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        """Metrics of a step, by this project's names, and the tokens seen until then."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+def trackers_for(run: Path, *, options: Mapping[str, Any], tensorboard: bool, first_step: int) -> list[Tracker]:
+    """What this run and its environment ask for.
+
+    Raises:
+        InvalidInputError: a package that the environment asks for is not installed.
+    """
+    found: list[Tracker] = []
+    if tensorboard:
+        found.append(TensorBoard(run / FOLDER, first_step=first_step))
+    if os.environ.get("WANDB_PROJECT"):
+        found.append(WandB(run, options))
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        found.append(MLflow(run, options))
+    return found
+
+
+def tags(metric: str) -> tuple[str, ...]:
+    """What TensorBoard calls a metric."""
+    for score in SCORES:
+        if metric not in _TAGS and metric.endswith(f"_{score}"):
+            return (f"{metric.removesuffix(f'_{score}')}/{score}",)
+    return _TAGS.get(metric, (f"train/{metric}",))
+
+
+class TensorBoard:
+    """Event files in a folder of the run."""
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        self._file = EventFile(folder, first_step=first_step)
+
+    def log(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        named = {tag: value for name, value in metrics.items() for tag in tags(name)}
+        self._file.scalars(step, {**named, "train/tokens": float(tokens)})
+
+    def close(self) -> None:
+        return
+
+
+class WandB:
+    """Weights & Biases."""
+
+    def __init__(self, run: Path, options: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise _missing("wandb", "WANDB_PROJECT") from error
+        name = hashlib.sha256(str(run).encode()).hexdigest()[:16]
+        self._run = wandb.init(id=name, resume="allow", config=dict(options), dir=str(run))
+
+    def log(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        self._run.log({**metrics, "tokens_seen": tokens}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """MLflow."""
+
+    def __init__(self, run: Path, options: Mapping[str, Any]) -> None:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise _missing("mlflow", "MLFLOW_TRACKING_URI") from error
+        self._mlflow, kept = mlflow, run / _MLFLOW_ID
+        if kept.is_file():
+            mlflow.start_run(run_id=kept.read_text(encoding="utf-8"))
+            return
+        started = mlflow.start_run(run_name=run.name)
+        run.mkdir(parents=True, exist_ok=True)
+        kept.write_text(started.info.run_id, encoding="utf-8")
+        mlflow.log_params({name: str(value)[:500] for name, value in options.items()})
+
+    def log(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        self._mlflow.log_metrics({**metrics, "tokens_seen": float(tokens)}, step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+def _missing(package: str, variable: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{variable} asks for {package}, which is not installed",
+        field=variable,
+        value=os.environ[variable],
+        remedy=f"Install it (pip install {package}), or unset the variable.",
+    )
