@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_jobs, discover
+from regraft import cli_jobs, cli_recipes, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -18,6 +18,7 @@ GROUPS = {
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
+    "recipes": "Named defaults for a job.",
     "create-hdf5": "HDF5 files with the arrays of the original tool, one command for each generation.",
 }
 
@@ -60,6 +61,8 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs show": cli_jobs.show,
         "jobs events": cli_jobs.events,
         "jobs cancel": cli_jobs.cancel,
+        "recipes list": cli_recipes.list_,
+        "recipes show": cli_recipes.show,
     }
 
 

@@ -121,10 +121,28 @@ _GIVEN = (
     "eval_steps",
 )
 _CSX_ONLY = (
-    "compile_only validate_only compile_dir num_csx num_workers_per_csx num_wgt_servers num_act_servers job_labels "
-    "job_priority job_time_sec mount_dirs python_paths credentials_path mgmt_address mgmt_namespace cbcore_image "
-    "disable_version_check debug_args debug_args_path ini wsc_log_level"
-).split()
+    "compile_only",
+    "validate_only",
+    "compile_dir",
+    "num_csx",
+    "num_workers_per_csx",
+    "num_wgt_servers",
+    "num_act_servers",
+    "job_labels",
+    "job_priority",
+    "job_time_sec",
+    "mount_dirs",
+    "python_paths",
+    "credentials_path",
+    "mgmt_address",
+    "mgmt_namespace",
+    "cbcore_image",
+    "disable_version_check",
+    "debug_args",
+    "debug_args_path",
+    "ini",
+    "wsc_log_level",
+)
 
 
 def _device(name: str) -> str:

@@ -88,7 +88,9 @@ def control_of(section: Section, *, mode: str) -> Control:
         strict=not (pretrained or flag(section, "disable_strict_checkpoint_loading", _WHERE, default=False)),
         model_dir=str(section.get("model_dir") or "model_dir"),
         logging=str(section.get("logging") or "INFO"),
-        keep=whole(section, "max_checkpoints", _WHERE) or whole(section, "keep_checkpoint_max", _WHERE, least=0) or None,
+        keep=whole(section, "max_checkpoints", _WHERE)
+        or whole(section, "keep_checkpoint_max", _WHERE, least=0)
+        or None,
     )
     _check(control, mode=mode, pretrained=pretrained)
     return control

@@ -13,28 +13,34 @@ from regraft.errors import InvalidInputError
 
 Section = Mapping[str, object]
 
-READER_USED = frozenset(
-    "data_processor data_dir mixture batch_size shuffle shuffle_seed drop_last data_subset max_sequence_length".split()
+
+def words(text: str) -> frozenset[str]:
+    """The words of a table below."""
+    return frozenset(text.split())
+
+
+READER_USED = words(
+    "data_processor data_dir mixture batch_size shuffle shuffle_seed drop_last data_subset max_sequence_length"
 )
-READER_NO_EFFECT = frozenset(
+READER_NO_EFFECT = words(
     "vocab_size num_workers prefetch_factor persistent_workers shuffle_buffer repeat use_multiple_workers cerebras "
-    "use_worker_cache sort_files pad_last features_list use_vsl".split()
+    "use_worker_cache sort_files pad_last features_list use_vsl"
 )
 READER_REFUSED = frozenset(("num_samples", "dataset_map_fn", "data_transforms"))
-OPTIMIZER_USED = frozenset(
+OPTIMIZER_USED = words(
     "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias max_gradient_norm "
-    "grad_accum_steps".split()
+    "grad_accum_steps"
 )
-OPTIMIZER_NO_EFFECT = frozenset(
-    "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale log_summaries".split()
+OPTIMIZER_NO_EFFECT = words(
+    "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale log_summaries"
 )
 OPTIMIZER_REFUSED = frozenset(("max_gradient_value", "amsgrad", "disable_lr_steps_reset"))
-RUNCONFIG_USED = frozenset(
+RUNCONFIG_USED = words(
     "max_steps num_steps num_epochs steps_per_epoch log_steps checkpoint_steps save_initial_checkpoint seed eval_steps "
     "eval_frequency checkpoint_path autoload_last_checkpoint is_pretrained_checkpoint load_checkpoint_states "
-    "disable_strict_checkpoint_loading keep_checkpoint_max max_checkpoints logging model_dir".split()
+    "disable_strict_checkpoint_loading keep_checkpoint_max max_checkpoints logging model_dir"
 )
-RUNCONFIG_NO_EFFECT = frozenset(
+RUNCONFIG_NO_EFFECT = words(
     "autogen_policy check_loss_values compile_dir credentials_path debug_args debug_args_path disable_version_check "
     "dist_addr dist_backend drop_data dump_activations enable_act_frequency enable_distributed enable_summaries "
     "execution_strategy experimental experimental_api fabric_type_blacklist ini init_method job_labels job_priority "
@@ -44,7 +50,7 @@ RUNCONFIG_NO_EFFECT = frozenset(
     "service_dir show_debug_metrics skip_train_recv_activations summary_dir sync_batchnorm target_device "
     "transfer_processes use_appliance_data use_cs_grad_accum use_cstorch_optimizer_step variant wsc_log_level "
     "cbcore_image cluster_config "
-    "act_memory_gi cmd_memory_gi wgt_memory_gi wrk_memory_gi compile_crd_memory_gi execute_crd_memory_gi".split()
+    "act_memory_gi cmd_memory_gi wgt_memory_gi wrk_memory_gi compile_crd_memory_gi execute_crd_memory_gi"
 )
 RUNCONFIG_REFUSED = frozenset(("compile_only", "validate_only"))
 FLAT_SECTIONS = frozenset(("train_input", "eval_input", "model", "optimizer", "runconfig"))

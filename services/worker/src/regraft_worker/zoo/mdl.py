@@ -3,8 +3,10 @@
 | params file | encoding | beside `model` |
 |---|---|---|
 | 1.7 to 1.9 | torch zip | optimizer, lr_scheduler, global_step, state_version |
-| 2.0 to 2.2 | torch zip (HDF5 format 0.4 is not written, see `conversion.writers`) | optimizer, lr_scheduler, dataloader, global_step |
+| 2.0 to 2.2 | torch zip | optimizer, lr_scheduler, dataloader, global_step |
 | trainer form | HDF5 format 0.5 | optimizer, schedulers, dataloader, global_step |
+
+HDF5 format 0.4, which 2.0 to 2.2 write themselves, is not written here (see `conversion.writers`); they read the other.
 
 No `__metadata__` is written: it would name a release, and every other release would refuse the file.
 """
@@ -45,7 +47,9 @@ class Position:
     shuffle: bool
 
 
-def write_mdl(path: Path, step_folder: Path, *, step: int, training: TrainingSpec, era: str, position: Position) -> None:
+def write_mdl(
+    path: Path, step_folder: Path, *, step: int, training: TrainingSpec, era: str, position: Position
+) -> None:
     """Write the checkpoint of a step; it appears when it is whole.
 
     Raises:
@@ -108,7 +112,7 @@ def _power(beta: float, exponent: int) -> float:
 
 def _beside(training: TrainingSpec, rate: float, era: str) -> State:
     """Hyper-parameters by group: tensors before release 2.0, plain values but for the rate since then."""
-    values: dict[str, object] = {"state_version": "0.2"} if era == "1.8" else {}
+    values: dict[str, object] = {"state_version": 0.2} if era == "1.8" else {}
     tensors: dict[str, Tensor] = {}
     for number, decay in enumerate((training.optimizer.weight_decay, 0.0)):
         prefix = f"optimizer.param_groups.{number}."

@@ -6,6 +6,8 @@ and `total_iters`, `Linear` and `LinearLR`. Where the Model Zoo has a default of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from regraft.errors import InvalidInputError
 from regraft_worker.zoo.keys import (
     OPTIMIZER_NO_EFFECT,
@@ -18,7 +20,10 @@ from regraft_worker.zoo.keys import (
     unknown_key,
 )
 
+_Made = tuple[str, dict[str, object]]
+"""The kind of a part of our schedules, and its values but for the length."""
 _WHERE = "optimizer"
+_NAMES = ("Constant", "CosineDecay", "Exponential", "InverseSquareRoot", "Linear", "PiecewiseConstant", "Polynomial")
 _LENGTHS = ("steps", "total_iters", "decay_steps")
 _LINE = ("initial_learning_rate", "end_learning_rate")
 _KEYS = {
@@ -26,6 +31,9 @@ _KEYS = {
     "polynomial": {*_LINE, *_LENGTHS, "power", "cycle"},
     "cosinedecay": {*_LINE, *_LENGTHS},
     "constant": {"learning_rate", *_LENGTHS},
+    "exponential": {_LINE[0], *_LENGTHS, "decay_rate", "staircase"},
+    "inversesquarerootdecay": {_LINE[0], *_LENGTHS, "scale", "warmup_steps"},
+    "piecewiseconstant": {"learning_rates", "milestones", *_LENGTHS},
     "sequential": {"schedulers", "milestones"},
 }
 
@@ -36,9 +44,7 @@ def optimizer_of(section: Section) -> tuple[dict[str, object], list[str]]:
     Raises:
         InvalidInputError: a key or value that is not offered.
     """
-    quiet = sort_keys(
-        section, _WHERE, used=OPTIMIZER_USED, no_effect=OPTIMIZER_NO_EFFECT, refused=OPTIMIZER_REFUSED
-    )
+    quiet = sort_keys(section, _WHERE, used=OPTIMIZER_USED, no_effect=OPTIMIZER_NO_EFFECT, refused=OPTIMIZER_REFUSED)
     kind = str(section.get("optimizer_type", "")).lower()
     if kind != "adamw":
         raise InvalidInputError(
@@ -77,21 +83,58 @@ def schedule_of(section: Section) -> list[dict[str, object]]:
 def _parts(part: Section, where: str) -> list[dict[str, object]]:
     named = str(part.get("scheduler", ""))
     kind = named.removesuffix("LR").lower()
+    kind = {"inversesquareroot": "inversesquarerootdecay"}.get(kind, kind)
     if kind not in _KEYS:
-        raise unknown_key(named, f"{where}.scheduler", ("Linear", "CosineDecay", "Constant", "Polynomial"))
+        raise unknown_key(named, f"{where}.scheduler", _NAMES)
     sort_keys(part, where, used=("scheduler", *_KEYS[kind]))
     if kind == "sequential":
         return _sequence(part, where)
-    if kind == "constant":
-        length = _length(part, where)
-        value = {"value": number(part, "learning_rate", where)}
-        return [{"constant": value if length is None else {**value, "steps": length}}]
-    if number(part, "power", where) not in (None, 1.0) or part.get("cycle"):
-        raise InvalidInputError(
-            "only straight lines without a cycle are offered", field=f"{where}.power", value=part.get("power")
-        )
-    line = {"from": number(part, _LINE[0], where), "to": number(part, _LINE[1], where), "steps": _length(part, where)}
-    return [{"cosine" if kind == "cosinedecay" else "linear": line}]
+    made = _OF_KIND[kind](part, where)
+    length = _length(part, where)
+    name, values = made
+    return [{name: values if length is None else {**values, "steps": length}}]
+
+
+def _constant(part: Section, where: str) -> _Made:
+    return "constant", {"value": number(part, "learning_rate", where)}
+
+
+def _line(part: Section, where: str) -> _Made:
+    if part.get("cycle"):
+        raise InvalidInputError("is not offered", field=f"{where}.cycle", value=part["cycle"])
+    line: dict[str, object] = {"from": number(part, _LINE[0], where), "to": number(part, _LINE[1], where)}
+    power = number(part, "power", where)
+    return ("linear", line) if power in (None, 1.0) else ("polynomial", {**line, "power": power})
+
+
+def _cosine(part: Section, where: str) -> _Made:
+    return "cosine", {"from": number(part, _LINE[0], where), "to": number(part, _LINE[1], where)}
+
+
+def _exponential(part: Section, where: str) -> _Made:
+    rates = {"from": number(part, _LINE[0], where), "decay_rate": number(part, "decay_rate", where)}
+    return "exponential", {**rates, "staircase": flag(part, "staircase", where, default=False)}
+
+
+def _inverse_square_root(part: Section, where: str) -> _Made:
+    keys = {"value": _LINE[0], "scale": "scale", "warmup_steps": "warmup_steps"}
+    given: dict[str, object] = {ours: part[theirs] for ours, theirs in keys.items() if part.get(theirs) is not None}
+    return "inverse_square_root", given
+
+
+def _piecewise(part: Section, where: str) -> _Made:
+    return "piecewise_constant", {"values": part.get("learning_rates"), "milestones": part.get("milestones") or []}
+
+
+_OF_KIND: Mapping[str, Callable[[Section, str], _Made]] = {
+    "linear": _line,
+    "polynomial": _line,
+    "cosinedecay": _cosine,
+    "constant": _constant,
+    "exponential": _exponential,
+    "inversesquarerootdecay": _inverse_square_root,
+    "piecewiseconstant": _piecewise,
+}
 
 
 def _sequence(part: Section, where: str) -> list[dict[str, object]]:
@@ -148,7 +191,11 @@ def _betas(section: Section) -> list[float]:
     if given is None:
         beta1, beta2 = number(section, "beta1", _WHERE), number(section, "beta2", _WHERE)
         return [0.9 if beta1 is None else beta1, 0.999 if beta2 is None else beta2]
-    if not isinstance(given, list) or len(given) != 2 or any(section.get(key) is not None for key in ("beta1", "beta2")):
+    if (
+        not isinstance(given, list)
+        or len(given) != 2
+        or any(section.get(key) is not None for key in ("beta1", "beta2"))
+    ):
         raise InvalidInputError("give two numbers, once", field="optimizer.betas", value=given)
     return [float(beta) for beta in given]
 

@@ -112,6 +112,4 @@ class TrainProgress(RunProgress):
 
     def _say(self, kind: str, step: int, loss: float) -> None:
         rates = self._rates.at((step - self.start) * self.training.batch_size)
-        self.logger.info(
-            step_line(kind, era=self.params.era, device=self.device, step=step, loss=loss, rates=rates)
-        )
+        self.logger.info(step_line(kind, era=self.params.era, device=self.device, step=step, loss=loss, rates=rates))

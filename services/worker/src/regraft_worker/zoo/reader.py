@@ -21,8 +21,8 @@ from regraft_worker.zoo.keys import (
 
 _ITERABLE, _MAP = "GptHDF5DataProcessor", "GptHDF5MapDataProcessor"
 _SHUFFLE_NOTE = (
-    "{where}.shuffle: the shuffle buffer of GptHDF5DataProcessor cannot be reproduced; windows are read in the order of "
-    "GptHDF5MapDataProcessor instead (a new permutation each epoch, seeded with shuffle_seed plus the epoch)"
+    "{where}.shuffle: the shuffle buffer of GptHDF5DataProcessor cannot be reproduced; windows are read in the order "
+    "of GptHDF5MapDataProcessor instead (a new permutation each epoch, seeded with shuffle_seed plus the epoch)"
 )
 
 
@@ -72,8 +72,10 @@ class Reader:
         """What a user should know of the order."""
         found = [_SHUFFLE_NOTE.format(where=self.where)] if self.shuffle and not self.map_style else []
         if not self.drop_last:
-            found.append(f"{self.where}.drop_last: false has no effect on training; a last, short batch is filled up "
-                         "from the next epoch")
+            found.append(
+                f"{self.where}.drop_last: false has no effect on training; a last, short batch is filled up "
+                "from the next epoch"
+            )
         return found
 
 

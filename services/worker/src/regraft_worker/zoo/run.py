@@ -96,11 +96,12 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
             target=TargetSpec(kind=device),
             output_uri=str(work / "run"),
         )
-        progress = TrainProgress(
-            logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir
-        )
+        progress = TrainProgress(logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir)
         _lay_out(work, found, params, task, progress, windows=windows)
-        _go(task, progress, start=start)
+        try:
+            _go(task, progress, start=start)
+        finally:
+            _keep_events(work / "run" / "tensorboard", model_dir / "train")
     logger.info(done_line("Training", era=params.era))
 
 
@@ -116,6 +117,13 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
     if progress.params.era != "1.8":
         samples = (end - start) * training.batch_size
         progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
+
+
+def _keep_events(made: Path, kept: Path) -> None:
+    """TensorBoard files go where the Model Zoo has them."""
+    for file in made.glob("*") if made.is_dir() else ():
+        kept.mkdir(exist_ok=True)
+        shutil.move(file, kept / file.name)
 
 
 def _training(params: Params, data: Mapping[str, object], *, start: int, windows: int) -> TrainingSpec:
@@ -201,9 +209,7 @@ def _score(params: Params, reader: Reader, work: Path, logger: Logger, *, device
     found = evaluate(task, RunProgress(logger)).scores["model"]
     samples = rates.at(batches * reader.batch_size)
     label = _LABELS[device]
-    line = step_line(
-        "Eval", era=params.era, device=label, step=step, loss=found.loss, rates=samples, batches=batches
-    )
+    line = step_line("Eval", era=params.era, device=label, step=step, loss=found.loss, rates=samples, batches=batches)
     scores = {"loss": found.loss, "perplexity": found.perplexity, "accuracy": found.accuracy}
     for said in (line, *score_lines(scores, era=params.era)):
         logger.info(said)

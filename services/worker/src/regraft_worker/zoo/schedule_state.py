@@ -12,11 +12,18 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from regraft.specs import ConstantSchedule, LinearSchedule, SchedulePart
+from regraft.specs import SchedulePart
+from regraft_worker.trainer.schedule import Schedule
 
 State = tuple[dict[str, object], dict[str, Tensor]]
 """Values and tensors by dotted name."""
 _GROUPS = 2
+_NAMES = {
+    "from": "initial_learning_rate",
+    "to": "end_learning_rate",
+    "value": "learning_rate",
+    "values": "learning_rates",
+}
 
 
 def schedule_state(parts: Sequence[SchedulePart], *, step: int, rate: float, era: str) -> State:
@@ -40,11 +47,9 @@ def _values(part: SchedulePart) -> dict[str, dict[str, object]]:
 
 
 def _options(part: SchedulePart) -> dict[str, object]:
-    if isinstance(part, ConstantSchedule):
-        return {"learning_rate": part.constant.value}
-    line = part.linear if isinstance(part, LinearSchedule) else part.cosine
-    found: dict[str, object] = {"initial_learning_rate": line.from_, "end_learning_rate": line.to}
-    return found | ({"power": 1.0, "cycle": False} if isinstance(part, LinearSchedule) else {})
+    ((kind, values),) = _values(part).items()
+    found = {_NAMES.get(key, key): value for key, value in values.items() if key != "steps"}
+    return found | ({"power": 1.0, "cycle": False} if kind == "linear" else {})
 
 
 def _old(parts: Sequence[SchedulePart], step: int, rate: float) -> State:
@@ -71,16 +76,13 @@ def _new(parts: Sequence[SchedulePart], step: int, rate: float) -> State:
     tensors = {"last_epoch": torch.tensor(step)}
     tensors |= {f"_last_value.{group}": torch.tensor(rate) for group in range(_GROUPS)}
     for place, (part, start, length) in enumerate(zip(parts, _starts(parts), lengths(parts), strict=True)):
-        first = next(iter(_options(part).values()))
-        assert isinstance(first, float), "a rate"
+        first = Schedule([part]).rate(0)
         made = _new_part(part, f"_schedulers.{place}.", max(0, step - start), first, length=length, calls=1)
         values, tensors = values | made[0], tensors | made[1]
     return values, tensors
 
 
-def _new_part(
-    part: SchedulePart, prefix: str, step: int, value: float, *, length: int | None, calls: int
-) -> State:
+def _new_part(part: SchedulePart, prefix: str, step: int, value: float, *, length: int | None, calls: int) -> State:
     found = {**_options(part), "total_iters": length, "param_group_tags": None, "_step_count": calls}
     found["_get_called_within_step"] = False
     tensors = {"last_epoch": torch.tensor(step)}

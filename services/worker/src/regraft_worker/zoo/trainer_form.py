@@ -9,25 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from regraft.errors import InvalidInputError
-from regraft_worker.zoo.keys import Section, section_of, sort_keys, unknown_key
+from regraft_worker.zoo.keys import Section, section_of, sort_keys, unknown_key, words
 
-_INIT = frozenset(
-    "seed model_dir backend model optimizer schedulers precision loop checkpoint logging callbacks loggers".split()
-)
-_LOOP = frozenset("num_steps max_steps num_epochs steps_per_epoch eval_frequency eval_steps grad_accum_steps".split())
+_INIT = words("seed model_dir backend model optimizer schedulers precision loop checkpoint logging callbacks loggers")
+_LOOP = words("num_steps max_steps num_epochs steps_per_epoch eval_frequency eval_steps grad_accum_steps")
 _CHECKPOINT = frozenset(("steps", "autoload_last_checkpoint", "disable_strict_checkpoint_loading"))
 _CHECKPOINT |= {"save_initial_checkpoint"}
 _CHECKPOINT_IGNORED = frozenset(("checkpoint_root", "checkpoint_name", "strict_version", "to_device"))
 _BACKEND = frozenset(("backend_type", "cluster_config", "compile_dir", "compile_only", "validate_only"))
 _BACKEND |= {"drop_data", "max_checkpoints", "retrace_every_iteration", "use_cs_grad_accum", "main_process_id"}
-_SCALING = frozenset(
+_SCALING = words(
     "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale max_gradient_norm "
-    "max_gradient_value".split()
+    "max_gradient_value"
 )
 _PRECISION = _SCALING | {"enabled", "fp16_type", "precision_opt_level", "log_loss_scale"}
-_QUIET_CALLBACKS = frozenset(
+_QUIET_CALLBACKS = words(
     "CheckLoss ComputeNorm ModelEvalMetrics RateProfiler SavePerformanceData LogOptimizerParamGroup DebugArgsPath "
-    "ScopedTrainFlags ScopedValidateFlags GlobalFlags DumpActivations ModelZooParamsMetadata TimeRemaining".split()
+    "ScopedTrainFlags ScopedValidateFlags GlobalFlags DumpActivations ModelZooParamsMetadata TimeRemaining"
 )
 _LOGGERS = frozenset(("TensorBoardLogger", "ProgressLogger", "WandbLogger"))
 _BLOCKS = {
@@ -70,14 +68,19 @@ def _run(init: Section, quiet: list[str]) -> dict[str, object]:
     sort_keys(loop, "trainer.init.loop", used=_LOOP)
     quiet += sort_keys(checkpoint, "trainer.init.checkpoint", used=_CHECKPOINT, no_effect=_CHECKPOINT_IGNORED)
     quiet += sort_keys(
-        logging, "trainer.init.logging", used=("log_steps", "log_level"), no_effect=("wsc_log_level", "enable_act_frequency")
+        logging,
+        "trainer.init.logging",
+        used=("log_steps", "log_level"),
+        no_effect=("wsc_log_level", "enable_act_frequency"),
     )
     quiet += sort_keys(backend, "trainer.init.backend", used=("compile_only", "validate_only"), no_effect=_BACKEND)
     renamed = {"steps": "checkpoint_steps"}
     found = {key: value for key, value in loop.items() if key != "grad_accum_steps"}
     found |= {renamed.get(key, key): value for key, value in checkpoint.items() if key in _CHECKPOINT}
     found |= {key: backend[key] for key in ("compile_only", "validate_only") if key in backend}
-    found |= {name: logging[key] for key, name in (("log_steps", "log_steps"), ("log_level", "logging")) if key in logging}
+    found |= {
+        name: logging[key] for key, name in (("log_steps", "log_steps"), ("log_level", "logging")) if key in logging
+    }
     return found
 
 
