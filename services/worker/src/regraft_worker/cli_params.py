@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from regraft import recipes
 from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
 from regraft.specs import JobSpec
@@ -83,6 +84,10 @@ def write_params(
 
 def _job(path: Path | None, recipe: str) -> JobSpec:
     """The job in a file; its inputs need not exist, and without a file it is a recipe's."""
+    if recipe not in recipes.names():
+        raise InvalidInputError(
+            "no such recipe", field="--recipe", value=recipe, remedy=f"There is: {', '.join(recipes.names())}."
+        )
     nothing: dict[str, Any] = {
         "recipe": recipe,
         "dataset": {"uri": "none"},
