@@ -1,4 +1,4 @@
-"""`regraft run` on the Model Zoo's own params files: its losses, its log lines, its checkpoints, and going on from them.
+"""`regraft run` on the Model Zoo's own params files: its losses, log lines and checkpoints, and going on from those.
 
 `REGRAFT_GOLDENS` names the folder with the two trained checkpoints, which are too large for the assets.
 """
