@@ -26,6 +26,7 @@ from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
 from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.loop import train
+from regraft_worker.trainer.targets import target_for
 from regraft_worker.zoo.log import Rates, done_line, run_log, score_lines, step_line
 from regraft_worker.zoo.params import Mode, Params, read_params
 from regraft_worker.zoo.progress import RunProgress, TrainProgress
@@ -64,6 +65,7 @@ def run(
         InterruptedStageError: asked to stop; what was asked to be saved is.
     """
     _check_alone()
+    target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
     read = read_params(params, mode=mode, device=device, given=given)
     model_dir = model_dir or Path(read.control.model_dir)
     level = level or read.control.logging
