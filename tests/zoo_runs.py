@@ -68,9 +68,11 @@ def changed(folder: Path, source: Path = FLAT, **sections: Mapping[str, object])
 
 
 def log(model_dir: Path) -> list[str]:
-    """The lines of the newest log without their times."""
+    """The lines of the last run without their times; runs of one second share a file."""
     file = max([*model_dir.glob("run_*.log"), *model_dir.rglob("run.log")], key=lambda path: path.stat().st_mtime)
-    return [line[len("2026-11-23 18:57:54,588 ") :] for line in file.read_text().splitlines()]
+    lines = [line[len("2026-11-23 18:57:54,588 ") :] for line in file.read_text().splitlines()]
+    starts = [number for number, line in enumerate(lines) if "these keys have no effect" in line]
+    return lines[starts[-1] :]
 
 
 @contextmanager

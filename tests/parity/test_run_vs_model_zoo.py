@@ -74,7 +74,7 @@ def test_the_flat_form_gives_the_recorded_losses_and_log_lines(tmp_path: Path) -
     assert (tmp_path / "out" / "train" / "params_train.yaml").read_text() == FLAT.read_text()
 
 
-def test_the_optimizer_of_torch_would_drift_beyond_the_tolerance(
+def test_moments_without_correction_would_drift_beyond_the_tolerance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AdamW, "_correction", lambda self, beta1, beta2: 1.0)
@@ -82,6 +82,16 @@ def test_the_optimizer_of_torch_would_drift_beyond_the_tolerance(
     told = run(tmp_path / "out", FLAT, checkpoint_path=str(CONVERTED), is_pretrained_checkpoint=True)
 
     assert drift(told.losses()) > 50 * PER_STEP
+
+
+def test_exact_powers_of_the_betas_would_drift_beyond_the_tolerance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regraft_worker.trainer.optimizer.power_of", lambda beta, exponent, exact: beta**exponent)
+
+    told = run(tmp_path / "out", FLAT, checkpoint_path=str(CONVERTED), is_pretrained_checkpoint=True)
+
+    assert drift(told.losses()) > 1.5 * PER_STEP
 
 
 def test_the_trainer_form_gives_the_same_losses_in_its_own_words(tmp_path: Path) -> None:
@@ -130,6 +140,10 @@ def test_checkpoints_are_those_of_the_releases(tmp_path: Path) -> None:
     for made, recorded in pairs:
         assert weights_apart(made, recorded) < PARAMETERS
         same_layout(made, recorded)
+        ours, theirs = tensors(made), tensors(recorded)
+        for name in (name for name in ours if name.startswith("optimizer.state.")):
+            assert torch.allclose(ours[name], theirs[name], rtol=0, atol=PARAMETERS), name
+        assert torch.equal(ours["optimizer.state.0.beta2_power"], theirs["optimizer.state.0.beta2_power"])
     assert weights_apart(tmp_path / "flat" / "checkpoint_10.mdl", GOLDENS / "train" / "checkpoint_20.mdl") > 1e-3
 
 

@@ -31,6 +31,7 @@ from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.conversion.parted import parted
 from regraft_worker.conversion.side import Side
 from regraft_worker.conversion.writers import trained, trained_kind, write_hdf5_05, write_torch_zip
+from regraft_worker.trainer.optimizer import power_of
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.zoo.schedule_state import State, schedule_state
 
@@ -89,7 +90,7 @@ def _renamed(lazy: Lazy) -> Lazy:
 
 def _state(side: Side, moments: Mapping[str, Lazy], *, step: int, training: TrainingSpec) -> TrainedState:
     by_kind = [_of_kind(side, moments, kind) for kind in MOMENTS]
-    powers = [_power(beta, step + 1) for beta in training.optimizer.betas]
+    powers = [power_of(beta, step + 1, exact=False) for beta in training.optimizer.betas]
     return TrainedState(
         global_step=step,
         exp_avg=by_kind[0],
@@ -103,11 +104,6 @@ def _state(side: Side, moments: Mapping[str, Lazy], *, step: int, training: Trai
 def _of_kind(side: Side, moments: Mapping[str, Lazy], kind: str) -> dict[str, Lazy]:
     own = {name.removeprefix(f"{kind}/"): lazy for name, lazy in moments.items() if name.startswith(f"{kind}/")}
     return {lazy.name: lazy for lazy in own_to_hf(side.family, side.architecture, own)}
-
-
-def _power(beta: float, exponent: int) -> float:
-    """As a tensor of fp32 holds it."""
-    return float(torch.tensor(beta**exponent, dtype=torch.float32))
 
 
 def _beside(training: TrainingSpec, rate: float, era: str) -> State:

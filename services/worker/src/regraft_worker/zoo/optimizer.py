@@ -61,6 +61,7 @@ def optimizer_of(section: Section) -> tuple[dict[str, object], list[str]]:
         "eps": 1.0e-6 if eps is None else eps,
         "weight_decay": 0.0 if decay is None else decay,
         "correct_bias": flag(section, "correct_bias", _WHERE, default=True),
+        "powers": "fp32",
         "max_gradient_norm": norm or None,
     }, quiet
 

@@ -51,7 +51,7 @@ class TrainProgress(RunProgress):
         self.params, self.training, self.device = params, training, device
         self.reader: Reader = params.train
         self.start, self.model_dir = start, model_dir
-        self.reached = start
+        self._said = {"Train": start, "Eval": start}
         self.saved: list[Path] = []
         self._steps: set[int] = set()
         self._rates = Rates()
@@ -60,13 +60,12 @@ class TrainProgress(RunProgress):
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
     ) -> None:
         """The trainer repeats what it said before a stop; only what is new becomes a line."""
-        if step < self.reached or step <= self.start:
+        if step <= self.start:
             return
-        self.reached = step
         due = step % self.params.control.log_steps == 0 or step == self.training.max_steps
-        if "train_loss" in metrics and due:
+        if "train_loss" in metrics and due and self._is_new("Train", step):
             self._say("Train", step, metrics["train_loss"])
-        if "val_loss" in metrics:
+        if "val_loss" in metrics and self._is_new("Eval", step):
             self._say("Eval", step, metrics["val_loss"])
             names = ("loss", "perplexity", "accuracy")
             for line in score_lines({name: metrics[f"val_{name}"] for name in names}, era=self.params.era):
@@ -109,6 +108,11 @@ class TrainProgress(RunProgress):
         keep = self.params.control.keep
         while keep is not None and len(self.saved) > keep:
             self.saved.pop(0).unlink(missing_ok=True)
+
+    def _is_new(self, kind: str, step: int) -> bool:
+        new = step > self._said[kind]
+        self._said[kind] = max(step, self._said[kind])
+        return new
 
     def _say(self, kind: str, step: int, loss: float) -> None:
         rates = self._rates.at((step - self.start) * self.training.batch_size)

@@ -112,9 +112,10 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
     began, training = time.monotonic(), task.training
     every, end = training.checkpoint.every_steps, training.max_steps
     assert end is not None, "a run has an end"
-    ends = [end] if start % every == 0 else [*range(start + every, end, every), end]
-    for stop in ends:
-        part = training.model_copy(update={"max_steps": stop})
+    aligned = start % every == 0
+    for stop in [end] if aligned else [*range(start + every, end, every), end]:
+        saved = {} if aligned else {"checkpoint": training.checkpoint.model_copy(update={"every_steps": stop})}
+        part = training.model_copy(update={"max_steps": stop, **saved})
         train(task.model_copy(update={"training": part}), progress)
     if progress.params.era != "1.8":
         samples = (end - start) * training.batch_size
