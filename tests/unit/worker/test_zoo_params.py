@@ -12,7 +12,7 @@ from regraft.errors import RegraftError
 from regraft.specs import TrainingSpec
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.zoo.params import Params, read_params
-from zoo_runs import FLAT, TRAINER, changed, here
+from zoo_runs import ASSETS, FLAT, TRAINER, changed, here
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +101,15 @@ def test_a_loss_weight_means_what_it_meant_in_each_release(tmp_path: Path) -> No
     assert all(any("loss_weight" in note for note in found.notes) for found in (old, new))
 
 
+def test_a_rate_that_the_config_of_neox_cannot_say_is_kept(tmp_path: Path) -> None:
+    model = yaml.safe_load((ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml").read_text())["model"]
+    content = yaml.safe_load(FLAT.read_text())
+    content["model"] = {**model, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1}
+    (tmp_path / "neox.yaml").write_text(yaml.safe_dump(content))
+    assert read(tmp_path / "neox.yaml").training["dropout"] == {"embedding": 0.2}
+    assert "dropout" not in read(FLAT).training
+
+
 def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
     path = changed(tmp_path, runconfig={"num_csx": 2, "mount_dirs": ["/data"]})
     found = read(path, max_steps=7)
@@ -178,6 +187,7 @@ def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> No
         ({"optimizer": {"eps": "small"}}, "optimizer.eps"),
         ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate"),
         ({"model": {"position_embedding_type": "learned"}}, "config"),
+        ({"model": {"attention_softmax_fp32": False}}, "model.attention_softmax_fp32"),
         ({"model": {"hidden_size": None}}, "model.hidden_size"),
     ],
 )

@@ -93,6 +93,8 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
     scored = () if mode == "train" else tuple(reader_of(part, where) for part, where in _eval_inputs(flat))
     training = {"precision": _precision(model, era, device=device, notes=notes), **_loss(model, era, notes)}
     training["log_every_steps"] = control.log_steps
+    config = hf_config(model)
+    training |= _dropout(model, config)
     if train is not None:
         training |= _trained(section_of(flat, "optimizer"), train, control, quiet)
         notes += train.notes
@@ -103,7 +105,7 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
         text=text,
         era=era,
         model=model,
-        config=hf_config(model),
+        config=config,
         training=training,
         train=train,
         scored=scored,
@@ -179,6 +181,20 @@ def _precision(model: Section, era: Era, *, device: str, notes: list[str]) -> st
     if kind != "bfloat16":
         notes.append(f"fp16_type {kind} is computed as bfloat16 on {device.upper()}, with a loss scale of 1")
     return "bf16"
+
+
+def _dropout(model: Section, config: Mapping[str, object]) -> dict[str, object]:
+    """What the Hugging Face config has no key for: GPT-NeoX's has one rate for two places."""
+    if model.get("attention_softmax_fp32") is False:
+        raise InvalidInputError(
+            "the softmax of attention is computed in fp32",
+            field="model.attention_softmax_fp32",
+            value=False,
+            remedy="Remove the key.",
+        )
+    rate = number(model, "embedding_dropout_rate", "model")
+    rate = DEFAULTS["embedding_dropout_rate"] if rate is None else rate
+    return {} if rate == detect(config).read_config(config).embedding_dropout else {"dropout": {"embedding": rate}}
 
 
 def _loss(model: Section, era: Era, notes: list[str]) -> dict[str, object]:
