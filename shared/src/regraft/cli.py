@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_jobs, discover
+from regraft import cli_jobs, cli_recipes, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -19,6 +19,7 @@ GROUPS = {
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
     "ledger": "Which samples a training run has read.",
+    "recipes": "Named defaults for a job.",
     "create-hdf5": "HDF5 files with the arrays of the original tool, one command for each generation.",
 }
 
@@ -61,6 +62,8 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs show": cli_jobs.show,
         "jobs events": cli_jobs.events,
         "jobs cancel": cli_jobs.cancel,
+        "recipes list": cli_recipes.list_,
+        "recipes show": cli_recipes.show,
     }
 
 

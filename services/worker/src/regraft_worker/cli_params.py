@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from regraft import recipes
 from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
 from regraft.specs import JobSpec
@@ -24,6 +25,7 @@ def params(
     release: Annotated[str, typer.Option(help="Cerebras release it is for: 1.7 ... 2.9.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     job: Annotated[Path | None, typer.Option(help="Job file; without one the recipe's figures are used.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe to use where no job is given.")] = _RECIPE,
     data_dir: Annotated[str, typer.Option(help="Folder that holds train and eval.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Converted .mdl that the run starts from.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
@@ -37,6 +39,7 @@ def params(
     write_params(
         output,
         job=job,
+        recipe=recipe,
         config=config,
         target=target,
         data_dir=data_dir,
@@ -54,6 +57,7 @@ def write_params(
     data_dir: str,
     checkpoint: Path | None,
     overwrite: bool = False,
+    recipe: str = _RECIPE,
 ) -> None:
     """Write the file and say so.
 
@@ -70,7 +74,7 @@ def write_params(
             "must be given", field="--data-dir", remedy="Name the folder that will hold train and eval."
         )
     start = "" if checkpoint is None else str(checkpoint)
-    made = params_file(_job(job), read_section(config), target=target, data_dir=data_dir, checkpoint=start)
+    made = params_file(_job(job, recipe), read_section(config), target=target, data_dir=data_dir, checkpoint=start)
     with parted(output.parent, output.name, overwrite=overwrite) as part:
         write_text(part / output.name, made.text())
     for note in made.notes:
@@ -78,10 +82,14 @@ def write_params(
     typer.echo(f"Params saved to {output}")
 
 
-def _job(path: Path | None) -> JobSpec:
-    """The job in a file; its inputs need not exist, and without a file it is the published recipe."""
+def _job(path: Path | None, recipe: str) -> JobSpec:
+    """The job in a file; its inputs need not exist, and without a file it is a recipe's."""
+    if recipe not in recipes.names():
+        raise InvalidInputError(
+            "no such recipe", field="--recipe", value=recipe, remedy=f"There is: {', '.join(recipes.names())}."
+        )
     nothing: dict[str, Any] = {
-        "recipe": _RECIPE,
+        "recipe": recipe,
         "dataset": {"uri": "none"},
         "base_checkpoint": {"uri": "none"},
         "target": {"kind": "cpu"},

@@ -22,5 +22,8 @@ class OptimizerSpec(Spec):
     """Decoupled decay; biases and norms are left out, embeddings are not."""
     correct_bias: bool = True
     """Divide by the moments' start-up bias."""
+    powers: Literal["exact", "fp32"] = "exact"
+    """How the powers of the betas in that bias are computed; `fp32`: multiplied up step by step in single precision, as
+    Cerebras does, which a run needs to repeat its losses to the last digits."""
     max_gradient_norm: float | None = Field(1.0, gt=0.0)
     """Global L2 norm at which gradients are clipped; null switches clipping off."""

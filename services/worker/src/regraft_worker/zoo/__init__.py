@@ -1,0 +1,1 @@
+"""Runs described by a Cerebras Model Zoo params file: what `regraft run` does."""

@@ -1,0 +1,212 @@
+"""A Model Zoo params file as what it asks of a run: model, training, inputs, and when to save, score and stop.
+
+Flat files (releases 1.8 to 2.2) and the trainer form (2.3 and later) come to the same. What is given on the command
+line wins over the file. Nothing is dropped silently: keys without effect are named in `notes`, all others are used,
+refused by name, or unknown and refused with the nearest name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from regraft.errors import InvalidInputError
+from regraft.families import FAMILIES, Architecture, Family, detect
+from regraft_worker.conversion.config_keys import DEFAULTS, FIXED, FROM_ARCHITECTURE, TRAINING
+from regraft_worker.conversion.cs_config import hf_config
+from regraft_worker.zoo.control import Control, control_of
+from regraft_worker.zoo.keys import (
+    FLAT_SECTIONS,
+    RUNCONFIG_NO_EFFECT,
+    RUNCONFIG_REFUSED,
+    RUNCONFIG_USED,
+    Section,
+    number,
+    section_of,
+    sort_keys,
+    unknown_key,
+    whole,
+)
+from regraft_worker.zoo.optimizer import optimizer_of, schedule_of
+from regraft_worker.zoo.reader import Reader, reader_of
+from regraft_worker.zoo.trainer_form import flattened
+
+Mode = Literal["train", "eval", "train_and_eval", "eval_all"]
+Era = Literal["1.8", "2.0", "2.10"]
+"""Whose words the file is written in: releases 1.7 to 1.9, 2.0 to 2.2, or the trainer form."""
+_MODEL_KEYS = frozenset((*FROM_ARCHITECTURE, *FIXED, *TRAINING, *DEFAULTS, "name")) | {
+    key for family in FAMILIES for key in family.cs_constants
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """What the file and the command line ask for."""
+
+    text: str
+    """The file as it was."""
+    era: Era
+    model: dict[str, object]
+    """The `model` section."""
+    config: dict[str, object]
+    """The same as Hugging Face says it."""
+    training: dict[str, object]
+    """Fields of a training specification; without the data and the steps."""
+    train: Reader | None
+    scored: tuple[Reader, ...]
+    control: Control
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def family(self) -> Family:
+        return detect(self.config)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.family.read_config(self.config)
+
+
+def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, object]) -> Params:
+    """Read a params file for a run; `given` are keys of `runconfig` from the command line.
+
+    Raises:
+        InvalidInputError: the file cannot be read, or asks for what is unknown or not offered.
+        InvalidDataError: the model is none that is supported.
+    """
+    text, content = _content(path)
+    flat, quiet = (flattened(content["trainer"], mode=mode)) if "trainer" in content else (content, [])
+    sort_keys(flat, "the params file", used=FLAT_SECTIONS)
+    era = _era(content)
+    runconfig = {**section_of(flat, "runconfig"), **given}
+    quiet += sort_keys(
+        runconfig, "runconfig", used=RUNCONFIG_USED, no_effect=RUNCONFIG_NO_EFFECT, refused=RUNCONFIG_REFUSED
+    )
+    model = section_of(flat, "model")
+    sort_keys(model, "model", used=_MODEL_KEYS)
+    control = control_of(runconfig, mode=mode)
+    notes: list[str] = []
+    train = reader_of(section_of(flat, "train_input"), "train_input") if mode.startswith("train") else None
+    scored = () if mode == "train" else tuple(reader_of(part, where) for part, where in _eval_inputs(flat))
+    training = {"precision": _precision(model, era, device=device, notes=notes), **_loss(model, era, notes)}
+    training["log_every_steps"] = control.log_steps
+    config = hf_config(model)
+    training |= _dropout(model, config)
+    if train is not None:
+        training |= _trained(section_of(flat, "optimizer"), train, control, quiet)
+        notes += train.notes
+    quiet += [key for reader in (train, *scored) if reader for key in reader.no_effect]
+    if quiet:
+        notes.insert(0, f"these keys have no effect on {device.upper()}: {', '.join(sorted(quiet))}")
+    return Params(
+        text=text,
+        era=era,
+        model=model,
+        config=config,
+        training=training,
+        train=train,
+        scored=scored,
+        control=control,
+        notes=notes,
+    )
+
+
+def _content(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise InvalidInputError(f"cannot be read ({error.strerror})", field="--params", value=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError("is no valid YAML", field="--params", value=str(path)) from error
+    if not isinstance(content, dict):
+        raise InvalidInputError("has no sections", field="--params", value=str(path))
+    if "trainer" in content and len(content) > 1:
+        others = [key for key in content if key != "trainer"]
+        raise unknown_key(others[0], "the params file", ("trainer",))
+    return text, content
+
+
+def _era(content: Section) -> Era:
+    if "trainer" in content:
+        return "2.10"
+    optimizer, runconfig = section_of(content, "optimizer"), section_of(content, "runconfig")
+    rates = optimizer.get("learning_rate")
+    parts = [part for part in (rates if isinstance(rates, list) else [rates]) if isinstance(part, dict)]
+    newer = (
+        "weight_decay" in optimizer,
+        any("total_iters" in part for part in parts),
+        "fp16_type" in section_of(content, "model"),
+        bool({"load_checkpoint_states", "disable_strict_checkpoint_loading", "max_checkpoints"} & runconfig.keys()),
+    )
+    return "2.0" if any(newer) else "1.8"
+
+
+def _eval_inputs(flat: Section) -> list[tuple[dict[str, object], str]]:
+    found = flat.get("eval_input")
+    if isinstance(found, list):
+        wrong = [part for part in found if not isinstance(part, dict)]
+        if wrong or not found:
+            raise InvalidInputError("must be input sections", field="eval_input", value=wrong)
+        return [(part, f"eval_input[{place}]") for place, part in enumerate(found)]
+    if found is None:
+        raise InvalidInputError("must be given in this mode", field="eval_input", remedy="Say what to score.")
+    return [(section_of(flat, "eval_input"), "eval_input")]
+
+
+def _trained(section: Section, train: Reader, control: Control, quiet: list[str]) -> dict[str, object]:
+    optimizer, without_effect = optimizer_of(section)
+    quiet += without_effect
+    accumulated = whole(section, "grad_accum_steps", "optimizer") or 1
+    return {
+        "optimizer": optimizer,
+        "schedule": schedule_of(section),
+        "batch_size": train.batch_size * accumulated,
+        "shuffle": train.shuffle,
+        "seed": train.seed if train.seed is not None and train.shuffle else control.seed,
+    }
+
+
+def _precision(model: Section, era: Era, *, device: str, notes: list[str]) -> str:
+    if not model.get("mixed_precision"):
+        return "fp32"
+    kind = model.get("fp16_type", "bfloat16" if era != "1.8" or device == "cpu" else "float16")
+    if kind not in ("float16", "bfloat16", "cbfloat16"):
+        raise unknown_key(kind, "model.fp16_type", ("float16", "bfloat16", "cbfloat16"))
+    if kind == "float16" and device != "cpu":
+        return "fp16"
+    if kind != "bfloat16":
+        notes.append(f"fp16_type {kind} is computed as bfloat16 on {device.upper()}, with a loss scale of 1")
+    return "bf16"
+
+
+def _dropout(model: Section, config: Mapping[str, object]) -> dict[str, object]:
+    """What the Hugging Face config has no key for: GPT-NeoX's has one rate for two places."""
+    if model.get("attention_softmax_fp32") is False:
+        raise InvalidInputError(
+            "the softmax of attention is computed in fp32",
+            field="model.attention_softmax_fp32",
+            value=False,
+            remedy="Remove the key.",
+        )
+    rate = number(model, "embedding_dropout_rate", "model")
+    rate = DEFAULTS["embedding_dropout_rate"] if rate is None else rate
+    return {} if rate == detect(config).read_config(config).embedding_dropout else {"dropout": {"embedding": rate}}
+
+
+def _loss(model: Section, era: Era, notes: list[str]) -> dict[str, object]:
+    scaling, weight = model.get("loss_scaling", "num_tokens"), number(model, "loss_weight", "model")
+    if scaling not in ("num_tokens", "batch_size"):
+        raise unknown_key(scaling, "model.loss_scaling", ("num_tokens", "batch_size"))
+    if scaling == "num_tokens" and weight not in (None, 1.0):
+        if era != "1.8":
+            notes.append(f"model.loss_weight {weight} is taken as 1.0, as with num_tokens in releases from 1.9 on")
+            return {}
+        notes.append("model.loss_scaling is taken as batch_size, because there is a loss_weight, as in release 1.8")
+        scaling = "batch_size"
+    if scaling == "num_tokens":
+        return {}
+    return {"loss": {"scaling": "batch_size", "weight": 1.0 if weight is None else weight}}

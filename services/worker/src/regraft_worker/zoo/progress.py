@@ -1,0 +1,119 @@
+"""The trainer's reports as log lines and `.mdl` files."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from logging import Logger
+from pathlib import Path
+
+from regraft.ports import Level, NullProgress
+from regraft.specs import TrainingSpec
+from regraft.storage import local_path
+from regraft_worker.zoo.log import Rates, saving_line, score_lines, step_line
+from regraft_worker.zoo.mdl import Position, write_mdl
+from regraft_worker.zoo.params import Params
+from regraft_worker.zoo.reader import Reader
+
+_LEVELS: Mapping[Level, int] = {"info": 20, "warn": 30, "error": 40}
+
+
+class RunProgress(NullProgress):
+    """Ctrl-C and SIGTERM ask the core to save and stop; a second one ends the process."""
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+        self._stop = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
+        self.logger.log(_LEVELS[level], message)
+
+    def should_stop(self) -> bool:
+        return self._stop
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._stop = True
+        signal.signal(number, signal.SIG_DFL)
+        self.logger.warning("stopping after this step")
+
+
+class TrainProgress(RunProgress):
+    """Lines of steps, and a `checkpoint_<step>.mdl` for every checkpoint of the trainer."""
+
+    def __init__(
+        self, logger: Logger, params: Params, training: TrainingSpec, *, device: str, start: int, model_dir: Path
+    ) -> None:
+        super().__init__(logger)
+        assert params.train is not None, "a training run"
+        self.params, self.training, self.device = params, training, device
+        self.reader: Reader = params.train
+        self.start, self.model_dir = start, model_dir
+        self._said = {"Train": start, "Eval": start}
+        self.saved: list[Path] = []
+        self._steps: set[int] = set()
+        self._rates = Rates()
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        """The trainer repeats what it said before a stop; only what is new becomes a line."""
+        if step <= self.start:
+            return
+        due = step % self.params.control.log_steps == 0 or step == self.training.max_steps
+        if "train_loss" in metrics and due and self._is_new("Train", step):
+            self._say("Train", step, metrics["train_loss"])
+        if "val_loss" in metrics and self._is_new("Eval", step):
+            self._say("Eval", step, metrics["val_loss"])
+            names = ("loss", "perplexity", "accuracy")
+            for line in score_lines({name: metrics[f"val_{name}"] for name in names}, era=self.params.era):
+                self.logger.info(line)
+
+    def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
+        folder = local_path(uri)
+        step = int(folder.name.rpartition("-")[2]) if kind == "checkpoint" else 0
+        if step > self.start and self.params.control.checkpoint_steps:
+            self.save(folder, step)
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write the checkpoint of the trainer in `folder` as a `.mdl`, once."""
+        if step in self._steps:
+            return
+        self._steps.add(step)
+        path = self.model_dir / f"checkpoint_{step}.mdl"
+        if path.exists():  # of another run; the Model Zoo keeps it, too
+            path = self.model_dir / f"checkpoint_{step}_{time.strftime('%Y%m%d_%H%M%S')}.mdl"
+        self.logger.info(saving_line(step, era=self.params.era))
+        write_mdl(
+            path,
+            folder,
+            step=step,
+            training=self.training,
+            era=self.params.era,
+            position=Position(
+                samples=step * self.training.batch_size,
+                seed=self.training.seed,
+                map_style=self.reader.map_style,
+                shuffle=self.training.shuffle,
+            ),
+        )
+        self.saved.append(path)
+        if self.params.era != "1.8":
+            self.logger.info(f"Saved checkpoint {path}")
+        self._prune()
+
+    def _prune(self) -> None:
+        keep = self.params.control.keep
+        while keep is not None and len(self.saved) > keep:
+            self.saved.pop(0).unlink(missing_ok=True)
+
+    def _is_new(self, kind: str, step: int) -> bool:
+        new = step > self._said[kind]
+        self._said[kind] = max(step, self._said[kind])
+        return new
+
+    def _say(self, kind: str, step: int, loss: float) -> None:
+        rates = self._rates.at((step - self.start) * self.training.batch_size)
+        self.logger.info(step_line(kind, era=self.params.era, device=self.device, step=step, loss=loss, rates=rates))

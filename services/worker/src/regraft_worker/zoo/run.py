@@ -1,0 +1,281 @@
+"""A run described by a params file: train, score, or both, in the user's `model_dir`.
+
+The computing is the trainer's, on a dataset folder of links and a base checkpoint in a work folder below `model_dir`;
+what stays is what the Model Zoo leaves: logs, the params, and a `checkpoint_<step>.mdl` for every step that was asked
+for. The price is that each checkpoint is written twice, once as the trainer's own, which is deleted at the end.
+
+One process on one device: for many use `regraft train`, or a job.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.hdf5 import Dataset
+from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
+from regraft_worker.conversion.containers.base import UNREADABLE
+from regraft_worker.trainer.evaluate import evaluate
+from regraft_worker.trainer.loop import train
+from regraft_worker.trainer.targets import target_for
+from regraft_worker.zoo.log import Rates, done_line, run_log, score_lines, step_line
+from regraft_worker.zoo.params import Mode, Params, read_params
+from regraft_worker.zoo.progress import RunProgress, TrainProgress
+from regraft_worker.zoo.reader import Reader
+from regraft_worker.zoo.start import (
+    Found,
+    check_position,
+    new_weights,
+    open_start,
+    saved_checkpoints,
+    untrained,
+    write_base,
+    write_step,
+)
+from regraft_worker.zoo.views import link_eval, link_train
+
+_LABELS = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def run(
+    *,
+    device: str,
+    mode: Mode,
+    params: Path,
+    given: Mapping[str, object],
+    model_dir: Path | None = None,
+    level: str | None = None,
+) -> None:
+    """Do what `regraft run` was asked for; `device` is the kind of a target, `given` are keys of `runconfig`.
+
+    `model_dir` and `level` of logging are the params file's unless given.
+
+    Raises:
+        InvalidInputError: the params file, the flags or the inputs do not go together.
+        InvalidDataError: an input is damaged, or the loss is not finite.
+        InterruptedStageError: asked to stop; what was asked to be saved is.
+    """
+    _check_alone()
+    target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
+    read = read_params(params, mode=mode, device=device, given=given)
+    model_dir = model_dir or Path(read.control.model_dir)
+    level = level or read.control.logging
+    with run_log(model_dir, era=read.era, mode=mode, level=level, params=read.text) as logger:
+        for note in read.notes:
+            logger.info(note)
+        if mode.startswith("train"):
+            _train(read, logger, device=device, model_dir=model_dir)
+        else:
+            _score_all(read, logger, device=device, model_dir=model_dir, every=mode == "eval_all")
+
+
+def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> None:
+    reader = params.train
+    assert reader is not None, "read for this mode"
+    with _work(model_dir) as work, _start(params, model_dir, logger) as found:
+        data = link_train(work / "data", reader)
+        with Dataset(work / "data" / "train", max_sequence_length=reader.stream_length) as dataset:
+            windows = len(dataset)
+        if params.scored:
+            link_eval(work / "data", params.scored[0], eval_steps=params.control.eval_steps)
+        start = found.step if found else 0
+        training = _training(params, data, start=start, windows=windows)
+        if found and found.trained:
+            check_position(found, batch_size=training.batch_size, seed=training.seed, shuffle=training.shuffle)
+        task = TrainTask(
+            dataset_uri=str(work / "data"),
+            checkpoint_uri=str(work / "base"),
+            training=training,
+            target=TargetSpec(kind=device),
+            output_uri=str(work / "run"),
+        )
+        progress = TrainProgress(logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir)
+        _lay_out(work, found, params, task, progress, windows=windows)
+        try:
+            _go(task, progress, start=start)
+        finally:
+            _keep_events(work / "run" / "tensorboard", model_dir / "train")
+    logger.info(done_line("Training", era=params.era))
+
+
+def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
+    """Train to the end; saving is counted from `start`, while the trainer counts from 0."""
+    began, training = time.monotonic(), task.training
+    every, end = training.checkpoint.every_steps, training.max_steps
+    assert end is not None, "a run has an end"
+    aligned = start % every == 0
+    for stop in [end] if aligned else [*range(start + every, end, every), end]:
+        saved = {} if aligned else {"checkpoint": training.checkpoint.model_copy(update={"every_steps": stop})}
+        part = training.model_copy(update={"max_steps": stop, **saved})
+        train(task.model_copy(update={"training": part}), progress)
+    if progress.params.era != "1.8":
+        samples = (end - start) * training.batch_size
+        progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
+
+
+def _keep_events(made: Path, kept: Path) -> None:
+    """TensorBoard files go where the Model Zoo has them."""
+    for file in made.glob("*") if made.is_dir() else ():
+        kept.mkdir(exist_ok=True)
+        shutil.move(file, kept / file.name)
+
+
+def _training(params: Params, data: Mapping[str, object], *, start: int, windows: int) -> TrainingSpec:
+    control = params.control
+    batch_size = params.training["batch_size"]
+    assert isinstance(batch_size, int), "read from the params file"
+    end = control.end_of(start, windows, batch_size)
+    every = min(control.checkpoint_steps or end, end)
+    found: dict[str, Any] = {**params.training, **data, "max_steps": end}
+    found["checkpoint"] = {"every_steps": every, "keep_last": 2}
+    if params.scored:
+        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end)}
+    try:
+        return TrainingSpec.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(f"this is not offered: {first['msg']}", field=where, value=first["input"]) from error
+
+
+def _lay_out(
+    work: Path, found: Found | None, params: Params, task: TrainTask, progress: TrainProgress, *, windows: int
+) -> None:
+    """The trainer's base checkpoint, and the step it goes on from."""
+    going_on = found is not None and found.trained is not None
+    begun = found if found is not None and going_on else untrained(found.tensors if found else new_weights(params))
+    write_base(work / "base", begun.tensors, params)
+    if not going_on and not params.control.save_initial_checkpoint:
+        return
+    folder = work / ("run" if going_on else "initial") / f"step-{begun.step:08d}"
+    write_step(folder, begun, params, state=_state(task, step=begun.step, windows=windows))
+    if params.control.save_initial_checkpoint:
+        progress.save(folder, begun.step)
+
+
+def _state(task: TrainTask, *, step: int, windows: int) -> dict[str, object]:
+    """The trainer's state of a run that has come so far, with today's options."""
+    training = task.training
+    return {
+        "format_version": 2,
+        "step": step,
+        "dataloader": {"samples_streamed": step * training.batch_size, "seed": training.seed},
+        "training": training.model_dump(mode="json", by_alias=True),
+        "target": task.target.model_dump(mode="json"),
+        "max_steps": training.max_steps,
+        "dataset": None,
+        "dataset_windows": windows,
+        "base": None,
+        "versions": {},
+    }
+
+
+def _score_all(params: Params, logger: Logger, *, device: str, model_dir: Path, every: bool) -> None:
+    paths = saved_checkpoints(model_dir)
+    if params.control.checkpoint_path is not None:
+        paths = [Path(params.control.checkpoint_path)]
+    if not paths:
+        raise InvalidInputError(
+            "there is nothing to score", field="--checkpoint_path", remedy=f"Name a checkpoint; {model_dir} has none."
+        )
+    for path in paths if every else paths[-1:]:
+        with open_start(path, params, to_train=False) as found, _work(model_dir) as work:
+            logger.info(f"Loading weights from checkpoint {path}")
+            _say_notes(found, logger)
+            write_base(work / "base", found.tensors, params)
+            for reader in params.scored:
+                _score(params, reader, work, logger, device=device, step=found.global_step)
+    logger.info(done_line("Evaluation", era=params.era))
+
+
+def _score(params: Params, reader: Reader, work: Path, logger: Logger, *, device: str, step: int) -> None:
+    data = work / reader.where
+    batches = link_eval(data, reader, eval_steps=params.control.eval_steps)
+    rates = Rates()
+    task = EvaluateTask(
+        dataset_uri=str(data),
+        checkpoints={"model": str(work / "base")},
+        batch_size=reader.batch_size,
+        precision=str(params.training["precision"]),
+        target=TargetSpec(kind=device),
+        output_uri=str(work / "report"),
+    )
+    found = evaluate(task, RunProgress(logger)).scores["model"]
+    samples = rates.at(batches * reader.batch_size)
+    label = _LABELS[device]
+    line = step_line("Eval", era=params.era, device=label, step=step, loss=found.loss, rates=samples, batches=batches)
+    scores = {"loss": found.loss, "perplexity": found.perplexity, "accuracy": found.accuracy}
+    for said in (line, *score_lines(scores, era=params.era)):
+        logger.info(said)
+
+
+@contextmanager
+def _start(params: Params, model_dir: Path, logger: Logger) -> Iterator[Found | None]:
+    """The checkpoint to start from: the one that is named, else the newest that can be read, else none."""
+    named = params.control.checkpoint_path
+    if named is not None:
+        with open_start(Path(named), params, to_train=True) as found:
+            logger.info(f"Loading weights from checkpoint {named}")
+            _say_notes(found, logger)
+            yield found
+        return
+    for path in reversed(saved_checkpoints(model_dir) if params.control.autoload else []):
+        if not _is_readable(path, params, logger):
+            continue
+        with open_start(path, params, to_train=True) as found:
+            logger.info(f"Found latest checkpoint at {path}; going on from step {found.step}")
+            _say_notes(found, logger)
+            yield found
+        return
+    logger.info("No checkpoint was provided; the weights are new, drawn as the model section says")
+    yield None
+
+
+def _is_readable(path: Path, params: Params, logger: Logger) -> bool:
+    """False for a file that was cut short; one that is whole and does not fit is an error."""
+    try:
+        with open_start(path, params, to_train=True):
+            return True
+    except InvalidDataError as error:
+        if error.reason != UNREADABLE:
+            raise
+        logger.warning(f"{path} is skipped: {error}")
+        return False
+
+
+def _say_notes(found: Found, logger: Logger) -> None:
+    for note in found.notes:
+        logger.warning(note)
+
+
+@contextmanager
+def _work(model_dir: Path) -> Iterator[Path]:
+    """A folder for what the trainer reads and writes, removed in the end, and that of a killed run at the start."""
+    for leftover in model_dir.glob(".regraft-run-*"):
+        if not Path(f"/proc/{leftover.name.rpartition('-')[2]}").exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+    work = model_dir.absolute() / f".regraft-run-{os.getpid()}"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_alone() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidInputError(
+            "this command is one process on one device",
+            field="WORLD_SIZE",
+            value=os.environ["WORLD_SIZE"],
+            remedy="Start it without torchrun, or train on many devices with `regraft train` or a job.",
+        )

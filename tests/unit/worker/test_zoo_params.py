@@ -1,0 +1,207 @@
+"""Params files of every form and generation: what they come to, and what is refused, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regraft.errors import RegraftError
+from regraft.specs import TrainingSpec
+from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.zoo.params import Params, read_params
+from zoo_runs import ASSETS, FLAT, TRAINER, changed, here
+
+
+@pytest.fixture(autouse=True)
+def _data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    here(tmp_path)
+
+
+def read(path: Path, *, mode: str = "train", device: str = "cpu", **given: Any) -> Params:
+    return read_params(path, mode=mode, device=device, given=given)  # type: ignore[arg-type]
+
+
+def training(path: Path) -> TrainingSpec:
+    return TrainingSpec.model_validate({**read(path).training, "max_steps": 20})
+
+
+def trainer(folder: Path, change: Any) -> Path:
+    content = yaml.safe_load(TRAINER.read_text())
+    change(content["trainer"])
+    (folder / "trainer.yaml").write_text(yaml.safe_dump(content))
+    return folder / "trainer.yaml"
+
+
+def refusal(path: Path, **options: Any) -> RegraftError:
+    with pytest.raises(RegraftError) as caught:
+        read(path, **options)
+    return caught.value
+
+
+def test_both_forms_and_both_generations_of_names_come_to_the_same(tmp_path: Path) -> None:
+    newer = yaml.safe_load(FLAT.read_text())
+    newer["optimizer"] |= {"optimizer_type": "AdamW", "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999}
+    del newer["optimizer"]["weight_decay_rate"]
+    for part in newer["optimizer"]["learning_rate"]:
+        if "steps" in part:
+            part["total_iters"] = part.pop("steps")
+    (tmp_path / "newer.yaml").write_text(yaml.safe_dump(newer))
+
+    old, new, form = training(FLAT), training(tmp_path / "newer.yaml"), training(TRAINER)
+
+    assert old == new == form
+    assert [read(path).era for path in (FLAT, tmp_path / "newer.yaml", TRAINER)] == ["1.8", "2.0", "2.10"]
+    assert old.optimizer.weight_decay == 0.1
+    assert schedule_of(old, max_steps=20).rate(5) == 1e-3
+    assert read(FLAT).config == read(TRAINER).config
+
+
+def test_a_rate_may_be_a_number_or_one_schedule_and_numbers_may_be_text(tmp_path: Path) -> None:
+    rate = training(changed(tmp_path, optimizer={"learning_rate": "6e-6"}))
+    assert schedule_of(rate, max_steps=20).rate(3) == 6e-6
+    line = {"scheduler": "Linear", "initial_learning_rate": 1e-3, "end_learning_rate": 0.0, "steps": 10}
+    one = training(changed(tmp_path, optimizer={"learning_rate": line}))
+    assert schedule_of(one, max_steps=20).rate(5) == 5e-4
+
+
+def test_what_the_model_zoo_defaults_to_is_used(tmp_path: Path) -> None:
+    bare = {"weight_decay_rate": None, "max_gradient_norm": None, "eps": None, "correct_bias": None}
+    found = training(changed(tmp_path, optimizer=bare)).optimizer
+    assert (found.weight_decay, found.max_gradient_norm, found.eps, found.correct_bias) == (0.0, None, 1e-6, True)
+
+
+def test_gradients_accumulate_into_one_step(tmp_path: Path) -> None:
+    assert training(changed(tmp_path, optimizer={"grad_accum_steps": 3})).batch_size == 12
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "precision"),
+    [
+        ({"mixed_precision": True}, "cpu", "bf16"),
+        ({"mixed_precision": True}, "gpu", "fp16"),
+        ({"mixed_precision": True, "fp16_type": "cbfloat16"}, "gpu", "bf16"),
+        ({"mixed_precision": True, "fp16_type": "float16"}, "cpu", "bf16"),
+        ({"mixed_precision": False, "fp16_type": "bfloat16"}, "gpu", "fp32"),
+    ],
+)
+def test_precision(tmp_path: Path, model: dict[str, Any], device: str, precision: str) -> None:
+    assert read(changed(tmp_path, model=model), device=device).training["precision"] == precision
+
+
+def test_a_loss_weight_means_what_it_meant_in_each_release(tmp_path: Path) -> None:
+    weighted = {"loss_weight": 0.5}
+    old = read(changed(tmp_path, model=weighted))
+    assert old.training["loss"] == {"scaling": "batch_size", "weight": 0.5}
+    new = read(changed(tmp_path, model=weighted, optimizer={"weight_decay_rate": None, "weight_decay": 0.1}))
+    assert "loss" not in new.training
+    assert all(any("loss_weight" in note for note in found.notes) for found in (old, new))
+
+
+def test_a_rate_that_the_config_of_neox_cannot_say_is_kept(tmp_path: Path) -> None:
+    model = yaml.safe_load((ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml").read_text())["model"]
+    content = yaml.safe_load(FLAT.read_text())
+    content["model"] = {**model, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1}
+    (tmp_path / "neox.yaml").write_text(yaml.safe_dump(content))
+    assert read(tmp_path / "neox.yaml").training["dropout"] == {"embedding": 0.2}
+    assert "dropout" not in read(FLAT).training
+
+
+def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
+    path = changed(tmp_path, runconfig={"num_csx": 2, "mount_dirs": ["/data"]})
+    found = read(path, max_steps=7)
+    assert "runconfig.num_csx" in found.notes[0]
+    assert "runconfig.mount_dirs" in found.notes[0]
+    assert found.control.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("sections", "field", "near"),
+    [
+        ({"runconfig": {"max_step": 3}}, "runconfig.max_step", "max_steps"),
+        ({"model": {"hiden_size": 3}}, "model.hiden_size", "hidden_size"),
+        ({"train_input": {"shufle": True}}, "train_input.shufle", "shuffle"),
+        ({"optimizer": {"weigth_decay": 0.1}}, "optimizer.weigth_decay", "weight_decay"),
+        ({"train_input": {"data_processor": "GptHDF5DataProcesor"}}, "GptHDF5DataProcesor", "GptHDF5DataProcessor"),
+        ({"trainin_input": {"a": 1}}, "trainin_input", "train_input"),
+        ({"optimizer": {"learning_rate": {"scheduler": "Cosine"}}}, "Cosine", "CosineDecay"),
+        ({"runconfig": {"load_checkpoint_states": "model,optimiser"}}, "optimiser", "optimizer"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(
+    tmp_path: Path, sections: dict[str, Any], field: str, near: str
+) -> None:
+    found = refusal(changed(tmp_path, **sections))
+    assert field in str(found)
+    assert f"Did you mean {near}?" in found.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["init"]["loop"].update(max_step=3),
+        lambda t: t["init"].update(callbacks=[{"KeepCheckpoints": {"n": 2}}]),
+        lambda t: t["init"]["model"].update(hiden_size=3),
+        lambda t: t["fit"].update(train_dataloaders={}),
+        lambda t: t["init"]["checkpoint"].update(step=3),
+        lambda t: t["init"].update(schedulers=[{"LinearLR": {}}, {"ConstantLR": {}}]),
+    ],
+)
+def test_the_trainer_form_is_as_strict(tmp_path: Path, change: Any) -> None:
+    assert refusal(trainer(tmp_path, change)).field
+
+
+def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> None:
+    def change(found: dict[str, Any]) -> None:
+        found["init"]["callbacks"] = [{"KeepNCheckpoints": {"n": 2}}, {"LoadCheckpointStates": {}}, {"CheckLoss": {}}]
+        found["init"]["precision"] = {"enabled": True, "fp16_type": "cbfloat16", "max_gradient_norm": 0.5}
+        found["init"]["loop"]["grad_accum_steps"] = 2
+
+    found = read(trainer(tmp_path, change))
+    assert found.control.keep == 2
+    assert found.training["precision"] == "bf16"
+    assert found.training["batch_size"] == 8
+    assert TrainingSpec.model_validate(found.training).optimizer.max_gradient_norm == 0.5
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"runconfig": {"validate_only": True}}, "runconfig.validate_only"),
+        ({"runconfig": {"max_steps": None}}, "max_steps"),
+        ({"runconfig": {"max_steps": "many"}}, "runconfig.max_steps"),
+        ({"runconfig": {"num_steps": 2, "num_epochs": 1}}, "num_steps"),
+        ({"runconfig": {"is_pretrained_checkpoint": True}}, "is_pretrained_checkpoint"),
+        ({"runconfig": {"load_checkpoint_states": "model,optimizer"}}, "load_checkpoint_states"),
+        ({"runconfig": {"load_checkpoint_states": "optimizer"}}, "load_checkpoint_states"),
+        ({"train_input": {"data_dir": "nowhere"}}, "train_input.data_dir"),
+        ({"train_input": {"batch_size": 0}}, "train_input.batch_size"),
+        ({"train_input": {"num_samples": 5}}, "train_input.num_samples"),
+        ({"train_input": {"mixture": []}}, "train_input.data_dir"),
+        ({"optimizer": {"optimizer_type": "sgd"}}, "optimizer.optimizer_type"),
+        ({"optimizer": {"max_gradient_value": 1.0}}, "optimizer.max_gradient_value"),
+        ({"optimizer": {"weight_decay": 0.1}}, "optimizer.weight_decay"),
+        ({"optimizer": {"eps": "small"}}, "optimizer.eps"),
+        ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate"),
+        ({"model": {"position_embedding_type": "learned"}}, "config"),
+        ({"model": {"attention_softmax_fp32": False}}, "model.attention_softmax_fp32"),
+        ({"model": {"hidden_size": None}}, "model.hidden_size"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_field(tmp_path: Path, sections: dict[str, Any], field: str) -> None:
+    assert refusal(changed(tmp_path, **sections)).field == field
+
+
+def test_saving_and_scoring_must_go_together(tmp_path: Path) -> None:
+    path = changed(tmp_path, runconfig={"eval_frequency": 4, "checkpoint_steps": 6})
+    assert refusal(path, mode="train_and_eval").field == "runconfig.eval_frequency"
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "trainer: 3", "trainer: {init: {}}\nmodel: {}", "model: 3"])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    assert refusal(tmp_path / "odd.yaml")
+    assert refusal(tmp_path / "absent.yaml").field == "--params"
