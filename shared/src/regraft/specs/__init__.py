@@ -5,6 +5,7 @@ from regraft.specs.dataset import DatasetSpec, ValidationSpec
 from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
 from regraft.specs.monitoring import CheckpointSpec, EvaluationSpec
 from regraft.specs.optimizer import OptimizerSpec
+from regraft.specs.presets import SchedulePreset
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
     ConvertResult,
@@ -42,6 +43,7 @@ __all__ = [
     "PrepareResult",
     "PrepareTask",
     "SchedulePart",
+    "SchedulePreset",
     "Scores",
     "Spec",
     "TargetSpec",

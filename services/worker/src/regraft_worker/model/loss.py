@@ -34,12 +34,18 @@ class TokenCounts(NamedTuple):
     correct: Tensor
 
 
-def mean_loss(model: Decoder, features: Features, *, chunk_rows: int | None = None) -> Tensor:
-    """Mean cross entropy per counted token, differentiable; 0 when no token is counted."""
+def mean_loss(
+    model: Decoder, features: Features, *, divisor: float | None = None, chunk_rows: int | None = None
+) -> Tensor:
+    """Summed cross entropy of the counted tokens by `divisor`, differentiable; 0 when no token is counted.
+
+    Null: their number, which makes it the mean. Parts of a batch take the number of the whole: their losses add up to
+    its mean.
+    """
     hidden, labels, mask = _rows(model, features)
     weight, bias = model.head_weight, model.head.bias
     rows = _chunk_rows(weight, chunk_rows)
-    loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, labels, mask, rows)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, labels, mask, divisor, rows)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -83,17 +89,24 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """sum(cross entropy * mask) / sum(mask) of linear(hidden, weight, bias)."""
+    """sum(cross entropy * mask) / divisor of linear(hidden, weight, bias)."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, mask: Tensor, chunk_rows: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        mask: Tensor,
+        divisor: float | None,
+        chunk_rows: int,
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
         w = weight.to(dtype)  # (V, H)
         # Processors without bf16 arithmetic multiply the other layout many times slower; fp32 needs no copy.
         w_t = w.t() if dtype == weight.dtype else w.t().contiguous()
-        share = mask / mask.sum().clamp(min=1)  # (N,), a row's part in the mean
+        share = mask / (mask.sum().clamp(min=1) if divisor is None else divisor)  # (N,), a row's part in the mean
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
@@ -114,7 +127,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
-        return d_hidden * d_loss, d_weight * d_loss, None if d_bias is None else d_bias * d_loss, None, None, None
+        return d_hidden * d_loss, d_weight * d_loss, None if d_bias is None else d_bias * d_loss, None, None, None, None
 
 
 def _loss_and_gradient(logits: Tensor, labels: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

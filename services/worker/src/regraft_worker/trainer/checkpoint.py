@@ -36,6 +36,7 @@ from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.model.decoder import Decoder
 from regraft_worker.trainer.optimizer import MOMENTS, AdamW
+from regraft_worker.trainer.snapshot import Snapshot
 from regraft_worker.trainer.weights import Description
 
 _FOLDER = re.compile(r"step-(\d{8,})")
@@ -93,6 +94,8 @@ class TrainingState(Spec):
     base: str | None
     """Address of the checkpoint the run started from; null when it has no manifest."""
     versions: dict[str, str]
+    scalars: dict[str, float | int] = {}
+    """What else the optimiser needs: `updates`, the number it has made, and the loss scale of fp16."""
 
     @model_validator(mode="before")
     @classmethod
@@ -132,24 +135,23 @@ def latest(run: Path, *, progress: Progress | None = None) -> Path | None:
     return None
 
 
-def save(
+def write(
     run: Path,
     state: TrainingState,
+    snapshot: Snapshot,
     *,
-    model: Decoder,
-    optimizer: AdamW,
     description: Description,
     base: Path,
     reports: Iterable[Reported] = (),
 ) -> Path:
     """Publish the checkpoint of `state.step`; tokenizer files come from `base`."""
-    assert optimizer.step_count == state.step, "the optimiser and the state are at one step"
     final = step_folder(run, state.step)
-    weights = own_to_hf(description.family, description.architecture, _on_host(model.state_dict()))
+    state = state.model_copy(update={"scalars": snapshot.scalars})
+    weights = own_to_hf(description.family, description.architecture, _on_host(snapshot.weights))
     with publish(final, kind="checkpoint") as draft:
         write_checkpoint(draft.folder, weights, config=description.config, extra_files_from=base)
         (draft.folder / _STATE).parent.mkdir()
-        save_file(_moments(model, optimizer), draft.folder / _OPTIMIZER)
+        save_file(snapshot.moments, draft.folder / _OPTIMIZER)
         (draft.folder / _STATE).write_text(state.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
         lines = "".join(json.dumps(report) + "\n" for report in reports)
         (draft.folder / _REPORTS).write_text(lines, encoding="utf-8")

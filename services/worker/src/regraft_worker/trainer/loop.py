@@ -28,6 +28,7 @@ from regraft_worker.trainer.checkpoint import DataPosition, Reported, TrainingSt
 from regraft_worker.trainer.evaluate import scores
 from regraft_worker.trainer.inputs import Inputs, open_inputs
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.snapshot import Snapshot
 from regraft_worker.trainer.step import TrainStep
 from regraft_worker.trainer.targets import Target, target_for
 
@@ -74,7 +75,7 @@ class _Run:
         self.spec = task.training
         self.folder = local_path(task.output_uri, field="output_uri")
         self.inputs, self.target, self.progress, self.state = inputs, target, progress, state
-        self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._check_finite)
+        self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._check_finite, progress=progress)
         if start is not None:
             progress.event(f"going on from step {state.step}", data={"step": state.step})
         self.saved_step = state.step
@@ -84,7 +85,7 @@ class _Run:
     def finish(self) -> TrainResult:
         """All steps that are left."""
         while self.state.step < self.inputs.max_steps:
-            if self.progress.should_stop():
+            if self.step.world.agree(self.progress.should_stop()):
                 self._stop()
             metrics = self._advance(self.state.step + 1)
             due = self._checkpoint_due()
@@ -108,10 +109,14 @@ class _Run:
         self.pace.add(made.tokens, made.seconds)
         if step % self.spec.log_every_steps and step != self.inputs.max_steps:
             return {}
+        fp16 = self.step.scaler
+        scaling = {"train_loss_scale": fp16.scale, "train_skipped_steps": float(fp16.skipped)} if fp16 else {}
+        norm = {} if made.skipped else {"train_grad_norm": made.gradient_norm}
         return {
             "train_loss": made.loss,
             "train_lr": made.rate,
-            "train_grad_norm": made.gradient_norm,
+            **norm,
+            **scaling,
             "tokens_per_second": self.pace.take(),
             "epoch": self.inputs.train.epochs(self.state.dataloader.samples_streamed)[0],
         }
@@ -165,18 +170,23 @@ class _Run:
 
     def _save(self) -> None:
         self._note_best()
+        snapshot = self.step.snapshot()
+        self.saved_step = self.state.step
+        if snapshot is not None:
+            self._write(snapshot)
+        self.step.world.barrier()
+
+    def _write(self, snapshot: Snapshot) -> None:
         uri = to_uri(
-            checkpoint.save(
+            checkpoint.write(
                 self.folder,
                 self.state,
-                model=self.step.model,
-                optimizer=self.step.optimizer,
+                snapshot,
                 description=self.inputs.description,
                 base=self.inputs.base,
                 reports=self.reports,
             )
         )
-        self.saved_step = self.state.step
         self.progress.artifact("checkpoint", uri, self.state.summary())
         for deleted in checkpoint.prune(self.folder, self.state):
             self.progress.artifact("pruned", to_uri(deleted), {})
@@ -284,6 +294,8 @@ def _identity(state: TrainingState) -> dict[str, object]:
     Nor does it matter where a dataset lies. What has no address, or was not noted by an earlier version, is left out.
     """
     free = {"max_steps", "evaluate", "checkpoint", "log_every_steps", "schedule", "learning_rate"}
+    # How a step is divided and what is kept for its backward pass changes last bits only.
+    free |= {"micro_batch_size", "activation_checkpointing", "compile"}
     options = state.training.model_dump(
         mode="json", exclude={**dict.fromkeys(free, True), "mixture": {"__all__": {"uri"}}}
     )
