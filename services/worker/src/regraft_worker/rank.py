@@ -46,12 +46,14 @@ def main(folder: Path, environment: Mapping[str, str]) -> int:
 
 
 def _train(task: str, progress: Progress) -> Spec:
-    from regraft_worker.trainer.distributed import leaving
     from regraft_worker.trainer.loop import train
 
-    with leaving():
-        return train(TrainTask.model_validate_json(task), progress)
+    return train(TrainTask.model_validate_json(task), progress)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), os.environ))
+    status = main(Path(sys.argv[1]), os.environ)
+    logging.shutdown()
+    sys.stderr.flush()
+    # At once: taking the group's threads down with the interpreter now and then ends in an abort, after all is done.
+    os._exit(status)

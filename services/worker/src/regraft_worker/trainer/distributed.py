@@ -12,8 +12,7 @@ them in bf16 would halve the traffic and change the embeddings and norms.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -74,14 +73,6 @@ def world_for(target: Target) -> World:
         device = torch.device(target.device) if target.device != "cpu" else None
         dist.init_process_group(target.backend, timeout=_PATIENCE, device_id=device)
     return Together(target)
-
-
-@contextmanager
-def leaving() -> Iterator[None]:
-    """Leave the group at the end of an undisturbed block; after an error torchrun ends the others anyway."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def shard(model: Decoder, target: Target) -> None:
