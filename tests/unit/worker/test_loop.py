@@ -329,12 +329,3 @@ def test_a_dataset_that_lost_bytes_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidDataError, match="bytes"):
         loop.train(task(tmp_path, tmp_path / "run"))
-
-
-def test_the_processor_is_one_device(inputs: Path, tmp_path: Path) -> None:
-    asked = task(inputs, tmp_path)
-
-    with pytest.raises(InvalidInputError) as caught:
-        loop.train(asked.model_copy(update={"target": asked.target.model_copy(update={"devices": 2})}))
-
-    assert caught.value.field == "target.devices"

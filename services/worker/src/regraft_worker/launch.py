@@ -71,6 +71,8 @@ def _in_processes(task: TrainTask, progress: Progress) -> TrainResult:
         finally:
             child.kill()  # the processes die with it
             child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
     return _ended(last, code)
 
 

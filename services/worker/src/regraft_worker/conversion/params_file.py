@@ -280,7 +280,10 @@ def _check(job: JobSpec, section: Mapping[str, object], *, target: Format) -> No
         )
     if training.optimizer.name != "adamw":
         raise _refused(
-            f"{target.name} has AdamW in one order only", "training.optimizer.name", training.optimizer.name, "Use adamw."
+            f"{target.name} has AdamW in one order only",
+            "training.optimizer.name",
+            training.optimizer.name,
+            "Use adamw.",
         )
     for key in ("mixture", "data_subset"):
         if getattr(training, key):

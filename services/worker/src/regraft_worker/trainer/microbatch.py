@@ -90,4 +90,3 @@ def _divided(own: int, size: int, why: str) -> MicroBatch:
     even = math.ceil(own / parts)
     text = f"{even} sequence(s) at a time on each device, {parts} time(s) a step ({why})"
     return MicroBatch(size=even, parts=parts, why=text)
-
