@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -94,7 +94,7 @@ class TrainingState(Spec):
     base: str | None
     """Address of the checkpoint the run started from; null when it has no manifest."""
     versions: dict[str, str]
-    scalars: dict[str, float | int] = {}
+    scalars: dict[str, float | int] = Field(default_factory=dict)
     """What else the optimiser needs: `updates`, the number it has made, and the loss scale of fp16."""
 
     @model_validator(mode="before")

@@ -6,8 +6,8 @@
 `torch.optim.AdamW` adds eps after the bias correction of v, which makes the first steps larger: at eps 1e-6 the two
 differ by 2e-3 in the loss after twenty steps of a small model. Use torch's where no run has to be reproduced.
 
-Both orders are here; `optimizers.optimizer_for` picks the one a job asks for. Parameters that are sharded over processes
-(DTensors) are updated shard by shard, for every formula here is element by element.
+Both orders are here; `optimizers.optimizer_for` picks the one a job asks for. Parameters that are sharded over
+processes (DTensors) are updated shard by shard, for every formula here is element by element.
 
 The update runs over groups of tensors at a time (`torch._foreach`), bounded so that the temporaries stay small beside
 the moments themselves. Moments are fp32 like the weights: 8 bytes per parameter.
@@ -79,7 +79,7 @@ class AdamW(torch.optim.Optimizer):
 
 
 class AdamWTorch(AdamW):
-    """The order of `torch.optim.AdamW`, by torch's own kernels: fused, one pass over all that belongs to a parameter."""
+    """The order of `torch.optim.AdamW`, by torch's own fused kernel: one pass over all that a parameter has."""
 
     def _update(self, parameters: list[Tensor], *, rate: float, decay: float) -> None:
         m, v = ([local(self.state[parameter][moment]) for parameter in parameters] for moment in MOMENTS)
