@@ -155,9 +155,7 @@ def curves(folder: Path) -> bool:
         apart = max(abs(a.loss - b.loss) for a, b in zip(found, expected, strict=True))
         fine = fine and apart < tolerance
         fell = f"{expected[0].loss:.3f} to {expected[-1].loss:.3f}"
-        print(
-            f"losses, GPU {precision} against CPU fp32, {fell}: apart {apart:.2e} (< {tolerance:g})"
-        )
+        print(f"losses, GPU {precision} against CPU fp32, {fell}: apart {apart:.2e} (< {tolerance:g})")
     return fine
 
 
