@@ -46,9 +46,12 @@ def main(folder: Path, environment: Mapping[str, str]) -> int:
 
 
 def _train(task: str, progress: Progress) -> Spec:
+    from regraft_worker.trainer.distributed import world_for
     from regraft_worker.trainer.loop import train
+    from regraft_worker.trainer.targets import target_for
 
-    return train(TrainTask.model_validate_json(task), progress)
+    asked = TrainTask.model_validate_json(task)
+    return train(asked, progress, world=world_for(target_for(asked.target)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ What a run computes is a pure function of its task: the windows, the rate and th
 numbers; steps since its last checkpoint are made, and reported, again. Random generators are seeded anew at each step
 for that reason: dropout needs no saved state.
 
-The trade-off: one process, one device, and training waits while a checkpoint is written. It sets torch's global seed,
+The trade-off: training waits while a checkpoint is written. It sets torch's global seed,
 thread count and deterministic mode, which a notebook around it will notice.
 """
 
@@ -31,20 +31,23 @@ from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.trainer.snapshot import Snapshot
 from regraft_worker.trainer.step import TrainStep
 from regraft_worker.trainer.targets import Target, target_for
+from regraft_worker.trainer.world import World
 
 KEPT_REPORTS = 10_000
 """Reports a checkpoint carries: more than can be under way when a process is killed."""
 
 
-def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
+def train(task: TrainTask, progress: Progress | None = None, *, world: World | None = None) -> TrainResult:
     """Train up to `max_steps`, going on from the newest whole checkpoint found in `output_uri`.
+
+    Every process of a `world` calls this alike; only the main one reports and writes.
 
     Raises:
         InvalidInputError: model, dataset and options do not go together, or another run's checkpoints are there.
         InvalidDataError: an input is not what it should be, or the loss is not finite (`loss_not_finite`).
         InterruptedStageError: asked to stop; a checkpoint of the last finished step is there.
     """
-    progress = progress or NullProgress()
+    progress = progress if progress and (world is None or world.rank == 0) else NullProgress()
     target = target_for(task.target)
     run = local_path(task.output_uri, field="output_uri")
     with open_inputs(task) as inputs:
