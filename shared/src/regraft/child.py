@@ -76,10 +76,11 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     progress = LineProgress(out)
     signal.signal(signal.SIGTERM, lambda *_: progress.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
-    return _call(functions[sys.argv[1]], sys.stdin.read(), progress)
+    return call(functions[sys.argv[1]], sys.stdin.read(), progress)
 
 
-def _call(function: StageFunction, task: str, progress: LineProgress) -> int:
+def call(function: StageFunction, task: str, progress: LineProgress) -> int:
+    """Run a core and write its last line; returns the exit status."""
     try:
         result = function(task, progress)
     except InterruptedStageError:

@@ -59,7 +59,7 @@ def train(
         target=_target(target),
         output_uri=str(output_dir),
     )
-    from regraft_worker.trainer.loop import train as train_core
+    from regraft_worker.launch import train as train_core
 
     typer.echo(train_core(task, TerminalProgress()).model_dump_json(indent=2))
 

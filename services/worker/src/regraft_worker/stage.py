@@ -16,7 +16,7 @@ def _convert(task: str, progress: Progress) -> Spec:
 
 
 def _train(task: str, progress: Progress) -> Spec:
-    from regraft_worker.trainer.loop import train
+    from regraft_worker.launch import train
 
     return train(TrainTask.model_validate_json(task), progress)
 

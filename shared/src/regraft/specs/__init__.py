@@ -6,6 +6,7 @@ from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpe
 from regraft.specs.model import DropoutSpec, LossSpec
 from regraft.specs.monitoring import CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec
 from regraft.specs.optimizer import OptimizerSpec
+from regraft.specs.presets import SchedulePreset
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
     ConvertResult,
@@ -47,6 +48,7 @@ __all__ = [
     "PrepareResult",
     "PrepareTask",
     "SchedulePart",
+    "SchedulePreset",
     "Scores",
     "Spec",
     "TargetSpec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,7 +30,22 @@ class TargetSpec(Spec):
     kind: str = Field(pattern="^[a-z][a-z0-9_]*$")
     """`cpu`, or another target that a running worker offers."""
     devices: int = Field(1, ge=1)
-    """Number of devices."""
+    """Number of devices, each with a process of its own."""
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    """`single`: one process. `ddp`: every device holds the whole model and its own part of each batch. `fsdp`: weights,
+    gradients and optimiser state are divided among the devices as well. `auto`: `single` for one device, else `fsdp`.
+    The results differ in the last bits only, and a checkpoint of one goes on under any other."""
+
+    @model_validator(mode="after")
+    def _one_process_has_one_device(self) -> TargetSpec:
+        if self.strategy == "single" and self.devices > 1:
+            raise ValueError("the strategy `single` has one device: use ddp or fsdp for more")
+        return self
+
+    @property
+    def distributed(self) -> bool:
+        """True when training takes a group of processes, be it a group of one."""
+        return self.strategy in ("ddp", "fsdp") or self.devices > 1
 
 
 class OutputSpec(Spec):

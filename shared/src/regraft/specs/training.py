@@ -13,7 +13,8 @@ from regraft.specs.base import Spec
 from regraft.specs.model import DropoutSpec, LossSpec
 from regraft.specs.monitoring import OWN_SET, CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec, set_of
 from regraft.specs.optimizer import OptimizerSpec
-from regraft.specs.schedule import ConstantSchedule, SchedulePart, Steps
+from regraft.specs.presets import SchedulePreset, expand
+from regraft.specs.schedule import SchedulePart, Steps, length_of
 
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
@@ -77,8 +78,16 @@ class TrainingSpec(Spec):
     """Weight of the job's own dataset in the mixture."""
     max_sequence_length: int | None = Field(None, ge=2, le=1_048_576)
     """Length of the windows that files of plain token streams are cut into; null: the files hold windows."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: forward and backward in bfloat16 where it is safe, weights and optimiser in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """`bf16`: forward and backward in bfloat16 where it is safe, weights and optimiser in fp32. `fp16`: the same in
+    float16, with dynamic loss scaling; for GPUs without bfloat16."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Sequences that one device takes at a time; a step accumulates as many times as it takes. Null: as many as are
+    estimated to fit the device's memory. Changes the last bits of the results only."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Compute activations again in the backward pass instead of keeping them: of every second block, or of all."""
+    compile: bool = False
+    """Compile the blocks with torch.compile: a minute at the start, faster steps; for GPUs."""
     learning_rate: float = Field(6.0e-6, gt=0.0)
     """Peak rate of the default schedule; has no effect when `schedule` is given."""
     dropout: DropoutSpec = DropoutSpec()
@@ -88,8 +97,9 @@ class TrainingSpec(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimiser."""
     schedule: tuple[SchedulePart, ...] | None = None
-    """Parts one after the other, each counted from its own start. Default: warm up over the first 1 % of the steps to
-    `learning_rate`, then a cosine to a tenth of it."""
+    """Parts one after the other, each counted from its own start, or a preset, which is replaced by its parts:
+    `{preset: rewarm_redecay, peak: 6.0e-6}`. Default: warm up over the first 1 % of the steps to `learning_rate`, then
+    a cosine to a tenth of it."""
     evaluate: EvaluationSpec = EvaluationSpec()
     """Periodic evaluation."""
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -103,13 +113,22 @@ class TrainingSpec(Spec):
     tensorboard: bool = True
     """Write TensorBoard event files into the run's folder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_the_preset(cls, raw: object) -> object:
+        if not isinstance(raw, dict) or not isinstance(raw.get("schedule"), dict):
+            return raw
+        steps = raw.get("max_steps")
+        preset = SchedulePreset.model_validate(raw["schedule"])
+        return {**raw, "schedule": expand(preset, max_steps=steps if isinstance(steps, int) else None)}
+
     @field_validator("schedule")
     @classmethod
     def _only_the_last_part_is_endless(cls, parts: tuple[SchedulePart, ...] | None) -> tuple[SchedulePart, ...] | None:
         if parts is not None and not parts:
             raise ValueError("a schedule needs at least one part")
         for part in (parts or ())[:-1]:
-            if isinstance(part, ConstantSchedule) and part.constant.steps is None:
+            if length_of(part) is None:
                 raise ValueError("only the last part of a schedule may leave out its steps")
         return parts
 

@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 import yaml
 
 from regraft.errors import InvalidInputError
-from regraft.specs import ConstantSchedule, JobSpec, LinearSchedule, SchedulePart, TrainingSpec
+from regraft.specs import JobSpec, SchedulePart, TrainingSpec
+from regraft.specs.schedule import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    InverseSquareRootSchedule,
+    LinearSchedule,
+    PiecewiseConstantSchedule,
+    PolynomialSchedule,
+    length_of,
+)
 from regraft_worker.conversion.config_keys import section_of_release
 from regraft_worker.conversion.cs_config import check_constants, detect_family
 from regraft_worker.conversion.formats import Format, Release
@@ -24,6 +34,7 @@ from regraft_worker.trainer.schedule import schedule_of
 Section = dict[str, object]
 _PROCESSOR = "GptHDF5DataProcessor"
 _READER: Section = {"num_workers": 8, "prefetch_factor": 10, "persistent_workers": True}
+_FP16_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _BETAS = (0.9, 0.999)  # both sides' default, so written only when they differ
 
 
@@ -68,9 +79,9 @@ def _model(training: TrainingSpec, section: Mapping[str, object], *, target: For
     model.setdefault("position_embedding_type", "rotary")
     model.setdefault("loss_scaling", "num_tokens")
     if release < (2, 3):
-        model["mixed_precision"] = training.precision == "bf16"
-        if release >= (2, 0) and training.precision == "bf16":
-            model["fp16_type"] = "bfloat16"
+        model["mixed_precision"] = training.precision in _FP16_TYPES
+        if release >= (2, 0) and training.precision in _FP16_TYPES:
+            model["fp16_type"] = _FP16_TYPES[training.precision]
     return model
 
 
@@ -109,6 +120,8 @@ def _flat_optimizer(training: TrainingSpec, release: Release) -> Section:
     optimizer["weight_decay_rate" if old else "weight_decay"] = adamw.weight_decay
     if adamw.max_gradient_norm is not None:
         optimizer["max_gradient_norm"] = adamw.max_gradient_norm
+    if adamw.max_gradient_value is not None:
+        optimizer["max_gradient_value"] = adamw.max_gradient_value
     optimizer["correct_bias"] = adamw.correct_bias
     length = "steps" if old else "total_iters"
     optimizer["learning_rate"] = [
@@ -185,12 +198,14 @@ def _parts(training: TrainingSpec) -> list[Section]:
 
 
 def _precision(training: TrainingSpec) -> Section:
-    mixed = training.precision == "bf16"
+    mixed = training.precision in _FP16_TYPES
     precision: Section = {"enabled": mixed}
     if mixed:
-        precision |= {"fp16_type": "bfloat16", "loss_scaling_factor": "dynamic"}
+        precision |= {"fp16_type": _FP16_TYPES[training.precision], "loss_scaling_factor": "dynamic"}
     if training.optimizer.max_gradient_norm is not None:
         precision["max_gradient_norm"] = training.optimizer.max_gradient_norm
+    if training.optimizer.max_gradient_value is not None:
+        precision["max_gradient_value"] = training.optimizer.max_gradient_value
     return precision
 
 
@@ -208,12 +223,33 @@ def _schedule(training: TrainingSpec, *, length_key: str) -> list[tuple[str, Sec
 
 
 def _part(part: SchedulePart, length_key: str) -> tuple[str, Section]:
+    length = {} if length_of(part) is None else {length_key: length_of(part)}
     if isinstance(part, ConstantSchedule):
-        length = {} if part.constant.steps is None else {length_key: part.constant.steps}
         return "Constant", {"learning_rate": part.constant.value, **length}
-    name, line = ("Linear", part.linear) if isinstance(part, LinearSchedule) else ("CosineDecay", part.cosine)
-    rates = {"initial_learning_rate": line.from_, "end_learning_rate": line.to}
-    return name, {**rates, length_key: line.steps}
+    if isinstance(part, InverseSquareRootSchedule):
+        root = part.inverse_square_root
+        rates = {"initial_learning_rate": root.value, "scale": root.scale, "warmup_steps": root.warmup_steps}
+        return "InverseSquareRootDecay", rates | length
+    if isinstance(part, PiecewiseConstantSchedule):
+        pieces = part.piecewise_constant
+        return "PiecewiseConstant", {
+            "learning_rates": list(pieces.values),
+            "milestones": list(pieces.milestones),
+            **length,
+        }
+    if isinstance(part, ExponentialSchedule):
+        falling = part.exponential
+        rates = {"initial_learning_rate": falling.from_, "decay_rate": falling.decay_rate}
+        return "Exponential", {**rates, **length, "staircase": falling.staircase}
+    return _line(part, length)
+
+
+def _line(part: LinearSchedule | CosineSchedule | PolynomialSchedule, length: Section) -> tuple[str, Section]:
+    if isinstance(part, PolynomialSchedule):
+        line, power = part.polynomial, {"power": part.polynomial.power}
+        return "Polynomial", {"initial_learning_rate": line.from_, "end_learning_rate": line.to, **power, **length}
+    name, ends = ("Linear", part.linear) if isinstance(part, LinearSchedule) else ("CosineDecay", part.cosine)
+    return name, {"initial_learning_rate": ends.from_, "end_learning_rate": ends.to, **length}
 
 
 def _left_out(training: TrainingSpec, release: Release) -> list[str]:
@@ -241,6 +277,13 @@ def _check(job: JobSpec, section: Mapping[str, object], *, target: Format) -> No
     if job.dataset.packing.document_boundaries:
         raise _refused(
             "this reader takes windows of three rows", "dataset.packing.document_boundaries", True, "Leave it."
+        )
+    if training.optimizer.name != "adamw":
+        raise _refused(
+            f"{target.name} has AdamW in one order only",
+            "training.optimizer.name",
+            training.optimizer.name,
+            "Use adamw.",
         )
     for key in ("mixture", "data_subset"):
         if getattr(training, key):

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors import safe_open
 from torch import Tensor
 
 from regraft.errors import InvalidDataError
@@ -35,9 +34,7 @@ from regraft_worker.conversion.opened import open_checkpoint
 from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.conversion.writers import write_safetensors
 from regraft_worker.conversion.writers.base import raw
-from regraft_worker.model.decoder import Decoder
 from regraft_worker.trainer.folders import OPTIMIZER, REPORTS, STATE, step_folder, steps_in
-from regraft_worker.trainer.optimizer import MOMENTS, AdamW
 from regraft_worker.trainer.snapshot import Snapshot
 from regraft_worker.trainer.state import TrainingState
 from regraft_worker.trainer.weights import Description
@@ -120,33 +117,6 @@ def summaries(run: Path) -> list[tuple[Path, dict[str, object]]]:
         if manifest is not None:
             found.append((folder, dict(manifest.summary)))
     return found
-
-
-def load_optimizer(folder: Path, *, model: Decoder, optimizer: AdamW) -> None:
-    """Fill the moments and the count of updates, bit for bit. Weights: `weights.load_model` on the same folder.
-
-    Raises:
-        InvalidDataError: the moments do not fit the model.
-    """
-    wanted = moments_of(model, optimizer)
-    with safe_open(folder / OPTIMIZER, framework="pt") as file:
-        if set(file.keys()) != set(wanted):
-            raise unusable(folder, "optimiser state")
-        for name, moment in wanted.items():
-            saved = file.get_tensor(name)
-            if saved.shape != moment.shape:
-                raise unusable(folder, "optimiser state")
-            moment.copy_(saved)
-    optimizer.step_count = read_state(folder).updates()
-
-
-def moments_of(model: Decoder, optimizer: AdamW) -> dict[str, Tensor]:
-    """The optimiser's moments, themselves and no copies, by `<moment>/<own name>`."""
-    return {
-        f"{moment}/{name}": optimizer.state[parameter][moment]
-        for name, parameter in model.named_parameters()
-        for moment in MOMENTS
-    }
 
 
 def unusable(folder: Path, what: str) -> InvalidDataError:

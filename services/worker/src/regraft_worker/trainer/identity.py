@@ -20,8 +20,10 @@ from regraft_worker.trainer.state import DataPosition, TrainingState
 _FREE = (
     *("max_steps", "evaluate", "checkpoint", "log_every_steps", "schedule", "learning_rate"),
     *("early_stopping", "tensorboard"),
+    *("micro_batch_size", "activation_checkpointing", "compile"),
 )
-"""How long a run is, and when it is saved, scored and logged, may change; rates are compared as they come out."""
+"""How long a run is, and when it is saved, scored and logged, may change; rates are compared as they come out. So may
+how a step is divided and what is kept for its backward pass: that changes last bits only."""
 
 
 def fresh_state(task: TrainTask, inputs: Inputs) -> TrainingState:

@@ -50,7 +50,7 @@ class Run:
         self.folder = local_path(task.output_uri, field="output_uri")
         self.inputs, self.target, self.progress, self.world, self.state = inputs, target, progress, world, state
         self.trackers = self._trackers()
-        self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._judge)
+        self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._judge, progress=progress)
         if start is not None:
             progress.event(f"going on from step {state.step}", data={"step": state.step})
         reports = deque[Reported](checkpoint.read_reports(start) if start else (), maxlen=KEPT_REPORTS)
@@ -110,9 +110,11 @@ class Run:
         numbers = {
             "train_loss": made.loss,
             "train_lr": made.rate,
-            "train_grad_norm": made.gradient_norm,
+            "train_grad_norm": made.gradient_norm,  # of a step that fp16 skipped it is infinite, and left out
             "epoch": self.inputs.train.epochs(self.state.dataloader.samples_streamed)[0],
         }
+        if fp16 := self.step.scaler:
+            numbers |= {"train_loss_scale": fp16.scale, "train_skipped_steps": float(fp16.skipped)}
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         return finite | self.meter.take(steps_left=self.inputs.max_steps - step) | self.saving.stall()
 

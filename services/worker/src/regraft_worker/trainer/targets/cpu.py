@@ -1,46 +1,55 @@
 """The processor of this machine.
 
 Every bit of a result repeats as long as the number of threads does: reductions are split by it. For models of up to
-some hundred million weights, for tests, and for trying a recipe before a larger machine runs it.
+some hundred million weights, for tests, and for trying a recipe before a larger machine runs it. Several devices are
+several processes that share the cores: that is for trying what several GPUs will do, and gains no time.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from regraft.errors import InvalidInputError
+from regraft.specs import TrainingSpec
 from regraft_worker.trainer.allocator import keep_freed_memory
+from regraft_worker.trainer.targets import _strategy
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available() -> dict[str, object]:
     """What this machine, or the container around this process, has."""
-    return {"available": True, "devices": 1, "cores": _cores(), "memory_bytes": _memory_bytes()}
+    return {"available": True, "devices": _cores(), "cores": _cores(), "memory_bytes": _memory_bytes()}
 
 
 class Target:
-    """All cores as one device."""
+    """All cores as one device, or divided among the processes."""
 
     device = "cpu"
+    backend = "gloo"
 
-    def __init__(self, devices: int) -> None:
-        if devices != 1:
-            raise InvalidInputError(
-                "the processor counts as one device", field="target.devices", value=devices, remedy="Use 1."
-            )
+    def __init__(self, devices: int, strategy: str = "auto") -> None:
+        _strategy.check_devices(devices, _cores(), "this processor, counting cores,")
+        self.devices = devices
+        self.strategy = _strategy.resolve(strategy, devices)
 
     def prepare(self) -> None:
         """Threads for the cores there are, or `OMP_NUM_THREADS`; for the whole process, like torch's own settings."""
         import torch
 
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        torch.set_num_threads(int(asked) if asked.isdigit() and int(asked) > 0 else _cores())
+        threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(1, _cores() // _strategy.processes())
+        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
         keep_freed_memory()
+
+    def check(self, training: TrainingSpec) -> None:
+        """See `Target` of the package."""
+        self.autocast(training.precision)
+        _strategy.check_strategy(training, self.strategy)
 
     def autocast(self, precision: str) -> AbstractContextManager[object]:
         """`fp32`: nothing; `bf16`: matrix products in bfloat16, weights stay fp32."""
@@ -50,7 +59,18 @@ class Target:
             return nullcontext()
         if precision == "bf16":
             return torch.autocast("cpu", dtype=torch.bfloat16)
-        raise InvalidInputError("unknown precision", field="precision", value=precision, remedy="Use fp32 or bf16.")
+        if precision == "fp16":
+            message = "processors multiply fp16 a hundred times slower than fp32"
+            raise _strategy.no_such_precision(precision, "Use bf16.", message=message)
+        raise _strategy.no_such_precision(precision, "Use fp32 or bf16.")
+
+    def memory_bytes(self) -> int:
+        """The machine's or the container's, divided by the processes that share it."""
+        return _memory_bytes() // _strategy.processes()
+
+    def memory(self) -> dict[str, float]:
+        """The most that this process has held."""
+        return {"memory_peak_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
 
 
 def _cores() -> int:

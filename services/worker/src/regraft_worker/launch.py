@@ -1,0 +1,147 @@
+"""Training in as many processes as the target asks for, as one call.
+
+One device: the core runs here. Several: torchrun starts a process for each (`regraft_worker.rank`), and this process,
+which never imports torch then, hands on what the main one says. So whoever supervises sees a single stage process: its
+stop request becomes a file that the main process looks for, and the end of any process ends them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regraft.child import SUPERVISOR
+from regraft.errors import InterruptedStageError, RegraftError
+from regraft.jobs import ReasonClass
+from regraft.ports import NullProgress, Progress
+from regraft.specs import TrainResult, TrainTask
+
+TASK, STOP = "task.json", "stop"
+"""Files of the folder that the processes share."""
+_POLL_SECONDS = 0.2
+_LAST = ("result", "error", "stopped")
+
+
+class RankError(RegraftError):
+    """What ended the processes, in the words of the one that said it."""
+
+    def __init__(self, line: dict[str, Any]) -> None:
+        super().__init__(
+            line["message"],
+            field=line.get("field") or "",
+            value=line.get("value"),
+            remedy=line.get("remedy") or "",
+            reason=line["reason"],
+        )
+        self.reason_class = ReasonClass(line["reason_class"])  # type: ignore[misc]
+
+    def __str__(self) -> str:
+        return self.message  # has been put together already
+
+
+def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
+    """As `regraft_worker.trainer.loop.train`, whatever the target.
+
+    Raises:
+        RegraftError: as there; or `process_died` when one of several processes ended without a word.
+    """
+    progress = progress or NullProgress()
+    if task.target.distributed:
+        return _in_processes(task, progress)
+    from regraft_worker.trainer.loop import train as train_here
+
+    return train_here(task, progress)
+
+
+def _in_processes(task: TrainTask, progress: Progress) -> TrainResult:
+    with tempfile.TemporaryDirectory(prefix="regraft-ranks-") as name:
+        folder = Path(name)
+        (folder / TASK).write_text(task.model_dump_json(by_alias=True), encoding="utf-8")
+        child = _start(folder, task.target.devices)
+        try:
+            last = _relay(child, progress, stop=(folder / STOP).touch)
+            code = child.wait()
+        finally:
+            child.kill()  # the processes die with it
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+    return _ended(last, code)
+
+
+def _start(folder: Path, processes: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "regraft_worker.torchrun", str(processes), str(folder)]
+    environment = {**os.environ, SUPERVISOR: str(os.getpid())}
+    # Python's own stdout is the pipe: torchrun lets its processes inherit it.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
+
+
+def _relay(child: subprocess.Popen[bytes], progress: Progress, *, stop: Callable[[], None]) -> dict[str, Any] | None:
+    """Hand lines on until all processes have closed the pipe; returns the last word, if there was one."""
+    last: dict[str, Any] | None = None
+    for text in _lines(child, when_idle=lambda: stop() if progress.should_stop() else None):
+        line = json.loads(text)
+        kind = line.pop("type")
+        if kind in _LAST:
+            last = last or {"type": kind, **line}  # the first one: others follow from it
+        else:
+            _say(progress, kind, line)
+    return last
+
+
+def _say(progress: Progress, kind: str, line: dict[str, Any]) -> None:
+    match kind:
+        case "step":
+            progress.step(line["step"], line["metrics"], total=line["total"], tokens=line["tokens"])
+        case "artifact":
+            progress.artifact(line["kind"], line["uri"], line["metadata"])
+        case "event":
+            progress.event(line["message"], level=line["level"], data=line["data"])
+
+
+def _lines(child: subprocess.Popen[bytes], *, when_idle: Callable[[], None]) -> Iterator[bytes]:
+    """Whole lines as they come; `when_idle` is called several times a second."""
+    assert child.stdout is not None
+    rest = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            when_idle()
+            if not ready.select(_POLL_SECONDS):
+                continue
+            chunk = os.read(child.stdout.fileno(), 2**16)
+            if not chunk:
+                return
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+
+
+def _ended(last: dict[str, Any] | None, code: int) -> TrainResult:
+    if last is not None and last["type"] == "error":
+        raise RankError(last)
+    if last is not None and last["type"] == "stopped":
+        raise InterruptedStageError("stopped; calling again goes on from there")
+    if last is None or code:
+        raise ProcessDiedError(code)
+    return TrainResult.model_validate(last["result"])
+
+
+class ProcessDiedError(RegraftError):
+    """One of the processes ended without a word; which one and how is in the log of torchrun."""
+
+    reason = "process_died"
+    reason_class = ReasonClass.INFRASTRUCTURE
+
+    def __init__(self, code: int) -> None:
+        super().__init__(
+            "one of the training processes died, and the others were ended",
+            value=code,
+            remedy="The log says which and of what signal; the run goes on from its newest checkpoint.",
+        )

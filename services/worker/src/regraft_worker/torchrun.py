@@ -1,0 +1,28 @@
+"""torchrun that dies with whoever started it: `python -m regraft_worker.torchrun <processes> <folder>`.
+
+torchrun starts the processes, each with its rank in the environment, and ends all when one fails. Nothing is started
+again here: that is the control plane's business, which knows about leases and attempts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from regraft.child import SUPERVISOR
+from regraft.processes import die_with
+
+
+def main(processes: str, folder: str) -> None:
+    """Run `regraft_worker.rank` in so many processes of this machine."""
+    die_with(os.environ.get(SUPERVISOR))
+    # torchrun would give each process one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(processes))))
+    from torch.distributed.run import main as torchrun
+
+    here = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
+    torchrun([*here, "-m", "regraft_worker.rank", folder])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
