@@ -14,12 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from regraft.errors import InvalidDataError
 from regraft_worker.conversion.hf import open_folder
 from regraft_worker.model.decoder import Decoder
+from regraft_worker.trainer.checkpoint import unusable
+from regraft_worker.trainer.folders import OPTIMIZER
 from regraft_worker.trainer.optimizer import local
-
-_OPTIMIZER = "training_state/optimizer.safetensors"
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ def load_weights(model: Decoder, folder: Path) -> None:
     with open_folder(folder) as side:
         _, own = side.own()
         if set(own) != set(parameters):
-            raise _unusable(folder, "model")
+            raise unusable(folder, "model")
         for name, lazy in own.items():
             put(parameters[name], lazy.whole().to(device=parameters[name].device, dtype=torch.float32))
 
@@ -56,20 +55,11 @@ def load_moments(moments: Mapping[str, Tensor], folder: Path) -> None:
     Raises:
         InvalidDataError: those of the checkpoint are others: of another model, or of another optimiser.
     """
-    with safe_open(folder / _OPTIMIZER, framework="pt") as file:
+    with safe_open(folder / OPTIMIZER, framework="pt") as file:
         if set(file.keys()) != set(moments):
-            raise _unusable(folder, "optimiser state")
+            raise unusable(folder, "optimiser state")
         for name, moment in moments.items():
             saved = file.get_tensor(name)
             if saved.shape != moment.shape or saved.dtype != moment.dtype:
-                raise _unusable(folder, "optimiser state")
+                raise unusable(folder, "optimiser state")
             put(moment, saved.to(moment.device))
-
-
-def _unusable(folder: Path, what: str) -> InvalidDataError:
-    return InvalidDataError(
-        f"the {what} of this checkpoint cannot be used",
-        value=str(folder),
-        remedy="Delete the checkpoint; the run goes on from the one before.",
-        reason="invalid_checkpoint",
-    )

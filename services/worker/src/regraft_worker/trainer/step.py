@@ -186,7 +186,7 @@ class TrainStep:
     def _restore_optimizer(self, folder: Path) -> None:
         load_moments(moments_of(self.model, self.optimizer), folder)
         state = checkpoint.read_state(folder)
-        self.optimizer.step_count = int(state.scalars.get("updates", state.step))
+        self.optimizer.step_count = state.updates()
         if self.scaler:
             self.scaler.restore(state.scalars)
 
