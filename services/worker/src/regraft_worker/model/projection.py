@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 
-def project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """`layer(x)` for each layer: (..., I) to one (..., O) each, in autocast's precision where it is on."""
+    if not isinstance(layers[0], nn.Linear):
+        return tuple(layer(x) for layer in layers)  # of a kind that computes without holding its weights
     weights = [layer.weight for layer in layers]
     outputs: tuple[Tensor, ...] = _Project.apply(x, len(layers), *weights, *(layer.bias for layer in layers))  # type: ignore[no-untyped-call]
     return outputs
