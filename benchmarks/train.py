@@ -102,7 +102,7 @@ def _compare(programs: dict[str, Path], settings: dict[str, Any], *, rounds: int
             runs[name].append(_run(program, {**settings, "contestant": name}))
     if settings["precision"] == "fp32":
         _check_losses({name: results[0]["losses"] for name, results in runs.items()})
-    rate = max(result["rate"] for result in runs["regraft"])
+    rate = max(result["rate"] for results in runs.values() for result in results)
     for name, results in runs.items():
         print(_line(name, results, runs["regraft"], settings, rate=rate), flush=True)
 

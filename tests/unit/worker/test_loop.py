@@ -265,7 +265,7 @@ def _broken(folder: Path, *, what: str) -> None:
     held_out = 0 if what == "no held-out windows" else 7
     config = write_model(folder / "base") / "config.json"
     if what == "activation":
-        config.write_text(config.read_text().replace("gelu_new", "no such one"))
+        config.write_text(config.read_text().replace("gelu_new", "prelu"))
     write_dataset(
         folder / "dataset",
         train=0 if what in ("no train split", "empty train split") else 21,
