@@ -9,13 +9,12 @@ the same job gives the same bits on the same kind of GPU and version of torch; o
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
+from regraft import discover
 from regraft.specs import TrainingSpec
 from regraft_worker.trainer.targets import _strategy
 
@@ -116,10 +115,11 @@ class Target:
 
 
 def _torch_has_cuda() -> bool:
-    torch = importlib.util.find_spec("torch")  # finds it without running it
-    if torch is None or not torch.submodule_search_locations:
+    try:
+        folder = discover.folder_of("torch")
+    except ModuleNotFoundError:
         return False
-    return any((Path(torch.submodule_search_locations[0]) / "lib").glob("libtorch_cuda*.so"))
+    return any((folder / "lib").glob("libtorch_cuda*.so"))
 
 
 def _ask_nvidia_smi() -> str:
