@@ -40,7 +40,7 @@ def run(model_dir: Path, params: Path, *, mode: str = "train", **given: Any) -> 
             self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
         ) -> None:
             if step > self.start:
-                told.steps[step] = dict(metrics)
+                told.steps.setdefault(step, {}).update(metrics)
             super().step(step, metrics, total=total, tokens=tokens)
 
     with _handlers_kept(), pytest.MonkeyPatch.context() as patch:
