@@ -154,5 +154,11 @@ def test_a_run_of_theirs_is_gone_on_with(tmp_path: Path) -> None:
     told = run(tmp_path / "out", FLAT, checkpoint_path=str(started))
 
     assert [*told.steps] == [*range(11, 21)]
-    assert drift(told.losses(), RECORDED[10:]) < PER_STEP
+    log_file = (GOLDENS / "release-1.8.0" / "run_train.log").read_text()
+    logged = [float(loss) for loss in re.findall(r"Loss=([\d.]+)", log_file)]
+    assert drift(told.losses(), logged[10:]) < 5e-6 + PER_STEP  # the log is rounded to five decimals
+    # The exact losses are release 2.10's; 1.8.0 also has betas in fp32, so its state at step 10 is a little another.
+    assert drift(told.losses(), RECORDED[10:]) < 2 * PER_STEP
+    afresh = run(tmp_path / "afresh", FLAT, checkpoint_path=str(started), load_checkpoint_states="model").losses()
+    assert drift(afresh[:10], RECORDED[10:]) > 100 * PER_STEP
     assert weights_apart(tmp_path / "out" / "checkpoint_20.mdl", GOLDENS / "train" / "checkpoint_20.mdl") < PARAMETERS

@@ -184,7 +184,8 @@ def test_training_with_scores_and_scoring_agree(tmp_path: Path) -> None:
     told = run(tmp_path / "out", params, mode="train_and_eval", max_steps=4)
     run(tmp_path / "out", params, mode="eval_all")
     lines = [line for line in log(tmp_path / "out") if "Avg Eval. Loss" in line]
-    assert [float(line.partition("= ")[2]) for line in lines] == [told.steps[step]["val_loss"] for step in (2, 4)]
+    scored = [float(line.partition("= ")[2]) for line in lines]
+    assert scored == pytest.approx([told.steps[step]["val_loss"] for step in (2, 4)], abs=1e-6)
     run(tmp_path / "out", params, mode="eval", eval_steps=2)
     (short,) = [line for line in log(tmp_path / "out") if "Avg Eval. Loss" in line]
     assert short != lines[1]
