@@ -86,8 +86,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+    return unavailable(request.url.path)
+
+
+def unavailable(path: str) -> JSONResponse:
+    """The database is away."""
     detail = "The database does not answer; nothing was changed. Try again in a moment."
-    path = request.url.path
     return problem(503, "unavailable", "Not available", detail=detail, instance=path, headers={"Retry-After": "5"})
 
 
