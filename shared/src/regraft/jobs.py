@@ -67,8 +67,8 @@ NEEDS: Mapping[StageName, tuple[StageName, ...]] = {
 _J, _S = JobStatus, StageStatus
 
 JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
-    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSED, _J.CANCELLING, _J.CANCELLED, _J.FAILED}),
-    _J.RUNNING: frozenset({_J.PAUSING, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
+    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSING, _J.PAUSED, _J.CANCELLING, _J.CANCELLED, _J.FAILED}),
+    _J.RUNNING: frozenset({_J.PAUSING, _J.PAUSED, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
     _J.PAUSING: frozenset({_J.PAUSED, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
     _J.PAUSED: frozenset({_J.QUEUED, _J.CANCELLING}),
     _J.CANCELLING: frozenset({_J.CANCELLED}),

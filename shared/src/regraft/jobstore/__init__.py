@@ -5,6 +5,7 @@ heartbeat rows. Nothing else in the project writes SQL.
 """
 
 from regraft.jobstore.announcements import Announcements
+from regraft.jobstore.control import Control, VersionError
 from regraft.jobstore.creation import Accepted
 from regraft.jobstore.engine import make_engine, migrate
 from regraft.jobstore.jobs import Jobs
@@ -16,6 +17,7 @@ __all__ = [
     "Accepted",
     "Announcements",
     "Claim",
+    "Control",
     "Jobs",
     "Keys",
     "Leases",
@@ -23,6 +25,7 @@ __all__ = [
     "Principal",
     "Report",
     "Scope",
+    "VersionError",
     "Wanted",
     "Workers",
     "make_engine",
