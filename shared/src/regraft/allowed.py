@@ -70,7 +70,7 @@ def _under(place: Path, roots: Sequence[Path]) -> bool:
 def _places(path: Path) -> Iterator[Path]:
     """The path itself, or what a pattern matches, and every symbolic link in a folder."""
     if WILDCARDS.search(str(path)):
-        fixed = Path(*[part for part in _before_wildcard(path)])
+        fixed = Path(*_before_wildcard(path))
         yield fixed
         pattern = str(path.relative_to(fixed))
         for match in islice(fixed.glob(pattern), EXAMINED):

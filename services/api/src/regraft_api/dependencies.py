@@ -47,8 +47,8 @@ class Call:
 
     @property
     def control(self) -> Control:
-        """Pausing, resuming and trying again. It knows no projects: look the job up first."""
-        return Control(self.context.engine)
+        """Pausing, resuming and trying again."""
+        return Control(self.context.engine, project=self.principal.project)
 
     @property
     def reading(self) -> Reading:
@@ -77,8 +77,10 @@ async def _call(request: Request) -> Call:
 Ctx = Annotated[Context, Depends(_context)]
 Caller = Annotated[Call, Depends(_call)]
 
-PLAIN = "^[A-Za-z0-9@._:-]+$"
-JobId = Annotated[str, Path(max_length=64, pattern=PLAIN, description="The job's id", examples=["job-7c0ffee5eed1234a"])]
+PLAIN = "^[A-Za-z0-9@._:/-]+$"
+JobId = Annotated[
+    str, Path(max_length=64, pattern=PLAIN, description="The job's id", examples=["job-7c0ffee5eed1234a"])
+]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items in a page")]
 After = Annotated[
     str | None, Query(max_length=200, pattern=PLAIN, description="Start after the item with this id: a page's last_id")

@@ -25,7 +25,7 @@ from regraft_api.problems import problem, unavailable
 
 log = logging.getLogger("regraft.api.requests")
 
-OPEN = re.compile(r"/|/healthz|/readyz|/openapi\.json|/docs(/.*)?|/static-offline-docs/.*")
+OPEN = re.compile(r"/|/healthz|/readyz|/openapi\.json|/docs|/docs/oauth2-redirect|/static-offline-docs/[^/]*")
 ADMIN = re.compile(r"/keys(/.*)?")
 REMEMBERED = 10_000  # keys
 REMEMBER_SECONDS = 60.0
@@ -41,28 +41,31 @@ def needed(method: str, path: str) -> Needs | None:
 
 
 class KeyRing:
-    """Keys that were found lately. `forget` is called when one is made or revoked anywhere; see `hub`."""
+    """Keys that were found lately, as long as this process hears of every one that is revoked (see `hub`)."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._known: dict[str, tuple[Principal, float]] = {}
-        self.trusted = False
-        """Whether revocations reach this process now; if not, each request asks the database."""
+        self._listening = False
+        self._changes = 0
 
     async def find(self, key: str) -> Principal | None:
         """Whose key it is."""
         principal, until = self._known.get(key, (None, 0.0))
-        if principal is not None and self.trusted and time.monotonic() < until:
+        if principal is not None and self._listening and time.monotonic() < until:
             return principal
+        changes = self._changes
         principal = await asyncio.to_thread(self._keys.find, key)
-        if principal is not None and self.trusted:
+        if principal is not None and self._listening and changes == self._changes:  # else it may be revoked by now
             if len(self._known) >= REMEMBERED:
-                self.forget()
+                self._known.clear()
             self._known[key] = (principal, time.monotonic() + REMEMBER_SECONDS)
         return principal
 
-    def forget(self) -> None:
-        """Ask the database again."""
+    def listening(self, listening: bool) -> None:
+        """Called when a key was revoked, or when revocations begin or cease to be heard of."""
+        self._listening = listening
+        self._changes += 1
         self._known.clear()
 
 
@@ -166,5 +169,3 @@ def _forbidden(needs: Needs) -> JSONResponse:
     detail = f"This request needs a key of the scope {needs}."
     headers = {"WWW-Authenticate": f'Bearer realm="regraft", error="insufficient_scope", scope="{needs}"'}
     return problem(403, "insufficient_scope", "The key does not allow this", detail=detail, headers=headers)
-
-

@@ -1,8 +1,9 @@
 """Live events: one database connection of this process listens, however many clients watch.
 
-A notification names a job. Its new events are read once and handed to everybody who watches it, each of whom skips what
-it has sent already. A client that does not read fast enough is cut off rather than remembered for; it comes back with
-the id of its last event and misses nothing. Should a notification be lost, a look every `LOOK_SECONDS` finds the events.
+A notification names a job. Its new events are read once and handed to everybody who watches it; each skips what it has
+sent already. A client that does not read fast enough is cut off rather than remembered for; it comes back with
+the id of its last event and misses nothing. Should a notification be lost, a look every
+`LOOK_SECONDS` finds the events.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Hub:
         self._on_keys = on_keys
         self._readers: dict[str, set[Reader]] = defaultdict(set)
         self._cursors: dict[str, int] = {}
+        self._begun: dict[str, asyncio.Task[None]] = {}
         self._behind: set[str] = set()
         self._work = asyncio.Event()
 
@@ -59,18 +61,27 @@ class Hub:
     async def watching(self, job_id: str) -> AsyncIterator[Reader]:
         """A queue that gets every event which is written from now on, and perhaps some that are older."""
         reader: Reader = asyncio.Queue(QUEUED)
-        first = job_id not in self._readers
         self._readers[job_id].add(reader)
+        if job_id not in self._begun:
+            self._begun[job_id] = asyncio.create_task(self._begin(job_id))
         try:
-            if first:
-                await asyncio.to_thread(watch, self._engine, [job_id])
-                self._cursors.setdefault(job_id, await asyncio.to_thread(self._newest, job_id))
+            await asyncio.shield(self._begun[job_id])
             yield reader
         finally:
             self._readers[job_id].discard(reader)
             if not self._readers[job_id]:
-                del self._readers[job_id]
+                del self._readers[job_id], self._begun[job_id]
                 self._cursors.pop(job_id, None)
+
+    async def _begin(self, job_id: str) -> None:
+        """Have the job's events notified, and hand out those after the newest one that is there by then.
+
+        Whoever watches reads what is older for itself, after this.
+        """
+        await asyncio.to_thread(watch, self._engine, [job_id])
+        newest = await asyncio.to_thread(self._newest, job_id)
+        if job_id in self._readers:
+            self._cursors[job_id] = newest
 
     async def _listen(self) -> None:
         while True:

@@ -100,9 +100,7 @@ def create(
             remedy="Use a new key for a new job.",
             reason="idempotency_key_reused",
         )
-    return Accepted(
-        id=found.id, created_at=found.created_at, spec=found.spec, warnings=found.warnings, replayed=True
-    )
+    return Accepted(id=found.id, created_at=found.created_at, spec=found.spec, warnings=found.warnings, replayed=True)
 
 
 def _insert(connection: Connection, row: dict[str, Any]) -> datetime | None:

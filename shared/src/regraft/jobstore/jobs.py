@@ -131,10 +131,12 @@ class Jobs:
             statement = statement.where(Metric.name.in_(names))
         return self._page(statement.order_by(*key), limit)
 
-    def artifacts(self, job_id: str, *, kind: str, after: str | None, limit: int) -> tuple[list[Artifact], bool]:
-        """Artifacts of a kind in the order they were published, after the one with the id `after`."""
+    def artifacts(
+        self, job_id: str, *, kinds: Sequence[str], after: str | None, limit: int
+    ) -> tuple[list[Artifact], bool]:
+        """Artifacts of these kinds in the order they were published, after the one with the id `after`."""
         self.exists(job_id)
-        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind == kind)
+        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(kinds))
         if after is not None:
             seq = select(Artifact.seq).where(Artifact.id == after).scalar_subquery()
             statement = statement.where(Artifact.seq > seq)

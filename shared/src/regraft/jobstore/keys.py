@@ -106,7 +106,9 @@ class Keys:
             mine = (ApiKey.id == key_id, ApiKey.project_id == self._project)
             row = session.scalar(select(ApiKey).where(*mine).with_for_update())
             if row is None:
-                raise NotFoundError("no such key", field="key_id", value=key_id, remedy="`regraft keys list` shows them.")
+                raise NotFoundError(
+                    "no such key", field="key_id", value=key_id, remedy="`regraft keys list` shows them."
+                )
             row.revoked_at = row.revoked_at or _now(session)
             session.execute(select(func.pg_notify(KEYS, key_id)))
         return row
