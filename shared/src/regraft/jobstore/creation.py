@@ -56,7 +56,7 @@ WITH held AS (
 SELECT created_at FROM job
 """)
 _FIND = text("""
-SELECT k.digest, j.id, j.created_at, j.spec, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
+SELECT k.digest, j.id, j.created_at, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
 WHERE k.project_id = :project AND k.key = :key
 """)
 
@@ -100,7 +100,8 @@ def create(
             remedy="Use a new key for a new job.",
             reason="idempotency_key_reused",
         )
-    return Accepted(id=found.id, created_at=found.created_at, spec=found.spec, warnings=found.warnings, replayed=True)
+    # The digests are equal, so our own content is the first one's, in the same order of fields.
+    return Accepted(id=found.id, created_at=found.created_at, spec=content, warnings=found.warnings, replayed=True)
 
 
 def _insert(connection: Connection, row: dict[str, Any]) -> datetime | None:

@@ -73,12 +73,12 @@ def list_jobs(
     limit: Limit = 20,
     after: After = None,
     before: Before = None,
-    status: JobStatus | None = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     label: Annotated[
         list[Annotated[str, Field(max_length=600, pattern="^[^\x00=]+=[^\x00]*$")]] | None,
         Query(description="key=value; may be given several times", examples=[["team=news"]]),
     ] = None,
-    order: Literal["asc", "desc"] = "desc",
+    order: Annotated[Literal["asc", "desc"], Query(description="Of their creation")] = "desc",
 ) -> Page[JobView]:
     """The newest first, unless `order` says otherwise."""
     if after is not None and before is not None:
