@@ -208,6 +208,8 @@ class _Attempt:
             return Outcome(status="cached" if result.get("cached") else "succeeded", result=result)
         if self._drained:
             return Outcome(status="released", reason="worker_drained", message="the worker is leaving")
+        if self._asked is Wanted.PAUSE:
+            return Outcome(status="released", reason="paused", message="the job is being paused")
         if self._asked is not None:
             reason = "cancelled" if self._asked is Wanted.CANCEL else "not_needed"
             return Outcome(status="cancelled", reason=reason, reason_class=ReasonClass.USER_REQUEST)
