@@ -71,7 +71,7 @@ def let_leases_expire(engine: Engine) -> None:
 
 def sent(announcements: Announcements) -> list[tuple[str, str]]:
     messages: list[tuple[str, str]] = []
-    announcements.send(lambda queue, stage: messages.append((queue, stage)))
+    announcements.send(lambda queue, stage, priority: messages.append((queue, stage)))
     return messages
 
 
@@ -247,7 +247,7 @@ def test_a_lost_announcement_is_repeated_when_its_queue_is_empty(
 def test_messages_that_could_not_be_sent_stay(jobs: Jobs, announcements: Announcements) -> None:
     jobs.create(spec())
 
-    def refuse(queue: str, stage: str) -> None:
+    def refuse(queue: str, stage: str, priority: int) -> None:
         raise ConnectionError
 
     with pytest.raises(ConnectionError):

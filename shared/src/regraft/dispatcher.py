@@ -48,9 +48,11 @@ class Dispatcher:
     def once(self, *, sweep: bool = True) -> int:
         """One turn; returns how many messages were sent."""
         if sweep:
+            self._announcements.forget()
             if reclaimed := self._announcements.reclaim():
                 log.warning("took %d stages back from silent workers", reclaimed)
             self._announcements.repeat(is_empty=self._broker.is_empty)
+        self._announcements.admit()
         return self._announcements.send(self._broker.publish)
 
 

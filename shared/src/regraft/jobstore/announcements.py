@@ -9,12 +9,16 @@ from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from regraft.jobs import ReasonClass, StageStatus
-from regraft.jobstore.advance import announce, lock_job
+from regraft.jobstore.advance import advance, announce, lock_job
+from regraft.jobstore.limits import next_to_admit
 from regraft.jobstore.outcomes import Outcome, settle
-from regraft.models import Outbox, Stage
+from regraft.models import Outbox, Stage, Worker
 from regraft.settings import Settings
 
 BATCH = 100
+FORGOTTEN = timedelta(days=1)
+Publish = Callable[[str, str, int], None]
+"""Sends one message: queue, stage id, priority (1 first)."""
 
 
 class Announcements:
@@ -24,22 +28,22 @@ class Announcements:
         self._engine = engine
         self._settings = settings
 
-    def send(self, publish: Callable[[str, str], None]) -> int:
-        """Hand up to a batch of due messages to `publish(queue, stage_id)` and forget them; returns how many.
+    def send(self, publish: Publish) -> int:
+        """Hand up to a batch of due messages to `publish(queue, stage_id, priority)` and forget them; returns how many.
 
         When `publish` raises, the messages stay and the exception goes on: a message may be sent twice, never lost.
         """
         due = (
             select(Outbox)
             .where(Outbox.available_at <= func.now())
-            .order_by(Outbox.id)
+            .order_by(Outbox.priority, Outbox.id)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
         )
         with Session(self._engine) as session, session.begin():
             rows = list(session.scalars(due))
             for row in rows:
-                publish(row.queue, row.stage_id)
+                publish(row.queue, row.stage_id, row.priority)
             session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
             return len(rows)
 
@@ -76,11 +80,28 @@ class Announcements:
             Stage.announced_at < func.now() - patience,
         )
         with Session(self._engine) as session, session.begin():
-            rows = list(session.scalars(stale.limit(BATCH).with_for_update(skip_locked=True)))
-            lost = [stage for stage in rows if is_empty(stage.queue)]
+            order = stale.order_by(Stage.announced_at).limit(BATCH)
+            rows = list(session.scalars(order.with_for_update(skip_locked=True)))
+            empty = {queue: is_empty(queue) for queue in {stage.queue for stage in rows}}
+            lost = [stage for stage in rows if empty[stage.queue]]
             for stage in lost:
                 announce(session, stage)
             return len(lost)
+
+    def admit(self) -> int:
+        """Let jobs start that waited for a slot of their project; returns how many."""
+        with Session(self._engine) as session:
+            waiting = next_to_admit(session, at_most=BATCH)
+        for job_id in waiting:
+            with Session(self._engine) as session, session.begin():
+                job = lock_job(session, job_id)
+                advance(session, job)
+        return len(waiting)
+
+    def forget(self) -> None:
+        """Drop the rows of workers that were heard of last a day ago."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
 
 def _lost(stage: Stage) -> Outcome:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
 
+UNREACHABLE = (OperationalError, InterfaceError, TimeoutError)
+"""What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
+# A network that swallows packets is noticed within seconds, not after TCP's quarter of an hour.
+TCP = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 10_000}
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -28,7 +34,16 @@ def make_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    return create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args={"connect_timeout": 10})
+    engine = create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args=TCP)
+    idle = f"SET idle_in_transaction_session_timeout = {int(settings.lease_seconds * 1000)}"
+
+    # A process that is stopped in the middle of a transaction holds a job's row: the server ends it after a lease.
+    @event.listens_for(engine, "connect")
+    def _limit(connection: Any, _: Any) -> None:
+        connection.execute(idle)
+        connection.commit()
+
+    return engine
 
 
 def alembic_config(engine: Engine) -> Config:

@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, NotFoundError
-from regraft.jobs import NEEDS, JobStatus, StageStatus
+from regraft.jobs import NEEDS, JobStatus, Priority, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
-from regraft.models import Artifact, Event, Job, Metric, Stage
+from regraft.jobstore.limits import refuse_one_too_many
+from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric, Stage
 from regraft.plan import queue_for
 from regraft.specs import JobSpec
 
@@ -26,12 +27,26 @@ class Jobs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def create(self, spec: JobSpec, *, warnings: Sequence[str] = ()) -> Job:
-        """Write the job, its stages, its first event and the first messages in one transaction."""
+    def create(
+        self,
+        spec: JobSpec,
+        *,
+        warnings: Sequence[str] = (),
+        priority: Priority = Priority.P2,
+        project_id: str = DEFAULT_PROJECT,
+    ) -> Job:
+        """Write the job, its stages, its first event and the first messages in one transaction.
+
+        Raises:
+            LimitError: the project has as many unfinished jobs as it may have.
+        """
         job_id = f"job-{secrets.token_hex(8)}"
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            refuse_one_too_many(session, project_id)
             job = Job(
                 id=job_id,
+                project_id=project_id,
+                priority=priority,
                 name=spec.name,
                 spec=spec.model_dump(mode="json", by_alias=True),
                 labels=dict(spec.labels),
@@ -40,7 +55,7 @@ class Jobs:
             )
             session.add(job)
             session.flush()
-            session.add_all(_stages(job_id, spec))
+            session.add_all(_stages(job, spec))
             session.flush()
             add_event(session, job, "job is queued", type_="state", data={"status": JobStatus.QUEUED})
             for warning in warnings:
@@ -144,11 +159,13 @@ class Jobs:
         return rows[:limit], len(rows) > limit
 
 
-def _stages(job_id: str, spec: JobSpec) -> list[Stage]:
+def _stages(job: Job, spec: JobSpec) -> list[Stage]:
     return [
         Stage(
-            id=f"{job_id}.{name}",
-            job_id=job_id,
+            id=f"{job.id}.{name}",
+            job_id=job.id,
+            project_id=job.project_id,
+            priority=job.priority,
             name=name,
             position=position,
             queue=queue_for(name, spec),
