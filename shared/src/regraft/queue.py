@@ -5,12 +5,17 @@ So it is acknowledged before it is worked on, nothing is stored about its result
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from celery import Celery
+from celery.worker import WorkController, state
+from celery.worker.request import Request
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from kombu.message import Message
 
 from regraft.errors import InvalidInputError
 from regraft.jobs import Priority
@@ -84,6 +89,22 @@ def invite(app: Celery, *, queue: str, where: str, workers: int) -> None:
                 priority=BROKER_PRIORITY[Priority.P3],
                 expires=INVITATION_SECONDS,
             )
+
+
+def hand_over(worker: WorkController, stage_id: str) -> None:
+    """Give a worker a task as if a message had come: it waits for the pool's thread, and `celery inspect` shows it."""
+    app = worker.app
+    made = app.amqp.as_task_v2(f"polled-{uuid.uuid4()}", TASK, args=[stage_id], ignore_result=True)
+    body = json.dumps(made.body)
+    message = Message(body=body, headers=made.headers, properties=made.properties)  # type: ignore[no-untyped-call]
+    request = Request(message, app=app, hostname=worker.hostname, body=made.body, headers=made.headers, decoded=True)
+    state.task_reserved(request)
+    request.execute_using_pool(worker.pool)
+
+
+def is_busy() -> bool:
+    """Whether this process's worker has a task, running or waiting for its thread."""
+    return bool(state.reserved_requests or state.active_requests)
 
 
 class Broker:
