@@ -57,12 +57,21 @@ def kill_marked(*marks: str) -> int:
     return len(found)
 
 
+def is_gone(pid: int) -> bool:
+    """True when no such process runs; one that has ended and was not yet waited for counts as gone."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
 def kill_orphans(variable: str, *, mark: str) -> int:
     """SIGKILL for processes marked `mark` whose `variable` names a process that is gone; returns how many."""
     count = 0
     for pid, values in environments():
         owners = [value.partition(b"=")[2] for value in values if value.startswith(variable.encode() + b"=")]
-        if owners and mark.encode() in values and not Path(f"/proc/{owners[0].decode()}").exists():
+        if owners and mark.encode() in values and is_gone(int(owners[0])):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 count += 1
