@@ -30,7 +30,7 @@ def test_a_worker_without_a_broker_keeps_its_work_finds_more_and_can_be_inspecte
     first = plant.submit()
     plant.await_step(first, 2)
     own.valkey.stop()
-    second = plant.submit(steps=100)
+    second = plant.submit(steps=200)
     plant.check(first)
     plant.await_step(second, 1)
     own.valkey.start()
@@ -39,7 +39,7 @@ def test_a_worker_without_a_broker_keeps_its_work_finds_more_and_can_be_inspecte
         return str(plant.broker._app.control.inspect(timeout=1).active())
 
     eventually(lambda: f"{second}.train" in active(), seconds=30, what="the worker answering again")
-    plant.check(second, steps=100)
+    plant.check(second, steps=200)
     assert worker.poll() is None
     assert [len(plant.stage(job).attempts) for job in (first, second)] == [1, 1]
 

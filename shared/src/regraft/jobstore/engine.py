@@ -8,12 +8,12 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
 
-UNREACHABLE = (OperationalError, InterfaceError, TimeoutError)
+UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
 # A network that swallows packets is noticed within seconds, not after TCP's quarter of an hour.
 TCP = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 10_000}
