@@ -82,8 +82,8 @@ def test_a_key_whose_request_is_still_worked_on_is_a_conflict(
     job_id = Jobs(engine).create(spec()).id
     app = create_app(settings.model_copy(update={"check_files": False}))
     with TestClient(app, headers=key_for(settings)) as client, engine.begin() as other:
-        columns = "(project_id, key, digest, job_id)"
-        insert = text(f"INSERT INTO idempotency_keys {columns} VALUES ('default', 'k', 'd', :job)")
+        columns = "(project_id, key, digest, admitted, job_id)"
+        insert = text(f"INSERT INTO idempotency_keys {columns} VALUES ('default', 'k', 'd', true, :job)")
         other.execute(insert, {"job": job_id})
         answer = client.post("/jobs", json=JOB, headers={"Idempotency-Key": "k"})
         assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_flight")

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_doctor, cli_jobs, cli_keys, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
     "jobs": "Submit jobs and look after them, through the API.",
     "keys": "Make and revoke keys of the API.",
     "serve": "Run one process of a deployment; settings come from the environment.",
+    "drain": "Maintenance: stop starting stages, and start again.",
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
@@ -56,6 +57,9 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "up": up,
         "migrate": migrate,
         "serve dispatcher": serve_dispatcher,
+        "drain on": cli_operations.drain_on,
+        "drain off": cli_operations.drain_off,
+        "limits": cli_operations.limits,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
         "jobs show": cli_jobs.show,

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from regraft.allowed import check_uris
 from regraft.errors import InvalidInputError
-from regraft.jobs import JobStatus
+from regraft.jobs import JobStatus, Priority
 from regraft.specs import JobSpec
 from regraft.specs.job import LabelKey, LabelValue
 from regraft_api import preflight
@@ -50,6 +50,8 @@ class JobPatch(Sent):
 
     labels: dict[LabelKey, LabelValue] | None = Field(None, max_length=16)
     """All labels the job has from now on."""
+    priority: Literal["p1", "p2", "p3"] | None = None
+    """Its place in every queue from now on; what runs goes on."""
 
 
 @router.post(
@@ -95,7 +97,10 @@ def get_job(job_id: JobId, call: Caller, response: Response) -> JobView:
 
 
 @router.patch(
-    "/{job_id}", operation_id="updateJob", summary="Change a job's labels", responses={**NOT_FOUND, **CHANGED}
+    "/{job_id}",
+    operation_id="updateJob",
+    summary="Change a job's labels or priority",
+    responses={**NOT_FOUND, **CHANGED},
 )
 def update_job(
     job_id: JobId,
@@ -105,7 +110,8 @@ def update_job(
     if_match: IfMatch = None,
 ) -> JobView:
     """With `If-Match` only if nobody has changed it in between. What is not given stays."""
-    call.control.update(job_id, labels=patch.labels, version=_version(if_match))
+    priority = None if patch.priority is None else Priority.named(patch.priority)
+    call.control.update(job_id, labels=patch.labels, priority=priority, version=_version(if_match))
     return _answer(call, job_id, response)
 
 
