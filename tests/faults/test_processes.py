@@ -96,7 +96,9 @@ def test_a_worker_that_is_told_to_leave_loses_no_step(plant: Plant) -> None:
     assert worker.wait(20) == 0
     first = plant.stage(job).attempts[0]
     done = (plant.stage(job).progress or {})["step"]
-    saved = max(point.detail["step"] for point in plant.jobs.artifacts(job, kinds=["checkpoint"], after=None, limit=99)[0])
+    saved = max(
+        point.detail["step"] for point in plant.jobs.artifacts(job, kinds=["checkpoint"], after=None, limit=99)[0]
+    )
     assert (first.status, saved) == ("released", done)
     plant.start_worker()
     plant.check(job, steps=100)
