@@ -34,6 +34,7 @@ from regraft.specs import JobSpec
 CONNECTIONS = 32
 MLFLOW = "mlflow==3.6.0"
 JOB = {"dataset": {"uri": "/data/corpus"}, "base_checkpoint": {"uri": "/models/base"}, "target": {"kind": "cpu"}}
+ROW = {"json": {"name": "x", "spec": JOB}}
 MINIMAL = """
 import os, uvicorn
 from fastapi import FastAPI
