@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_jobs, cli_recipes, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_recipes, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
     "jobs": "Submit jobs and look after them, through the API.",
+    "keys": "Make and revoke keys of the API.",
     "serve": "Run one process of a deployment; settings come from the environment.",
+    "drain": "Maintenance: stop starting stages, and start again.",
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
@@ -57,13 +59,25 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "up": up,
         "migrate": migrate,
         "serve dispatcher": serve_dispatcher,
+        "drain on": cli_operations.drain_on,
+        "drain off": cli_operations.drain_off,
+        "limits": cli_operations.limits,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
         "jobs show": cli_jobs.show,
         "jobs events": cli_jobs.events,
+        "jobs logs": cli_jobs.logs,
         "jobs cancel": cli_jobs.cancel,
         "recipes list": cli_recipes.list_,
         "recipes show": cli_recipes.show,
+        "jobs pause": cli_jobs.pause,
+        "jobs resume": cli_jobs.resume,
+        "jobs retry": cli_jobs.retry,
+        "jobs clone": cli_jobs.clone,
+        "keys create": cli_keys.create,
+        "keys list": cli_keys.list_,
+        "keys revoke": cli_keys.revoke,
+        "doctor": cli_doctor.doctor,
     }
 
 

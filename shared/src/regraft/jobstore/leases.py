@@ -9,19 +9,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Engine, cast, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
 from regraft.errors import FencedError
-from regraft.jobs import STAGE_DONE, JobStatus, StageName, StageStatus
+from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, stages_of
+from regraft.jobstore.limits import not_draining
 from regraft.jobstore.outcomes import Outcome, settle
-from regraft.models import Artifact, Attempt, Job, Metric, Stage
+from regraft.models import DEFAULT_PROJECT, Artifact, Attempt, Job, Metric, Stage
 from regraft.settings import Settings
 from regraft.specs import JobSpec
 
@@ -42,6 +44,9 @@ class Claim:
     spec: JobSpec
     results: Mapping[StageName, Mapping[str, Any]]
     """What the finished stages of the job handed back."""
+    override: Mapping[str, Any] = field(default_factory=dict)
+    """What this attempt does otherwise than the spec says."""
+    project_id: str = DEFAULT_PROJECT
 
 
 class Wanted(StrEnum):
@@ -49,6 +54,8 @@ class Wanted(StrEnum):
 
     GO_ON = "go_on"
     CANCEL = "cancel"
+    PAUSE = "pause"
+    """Save and stop; the stage goes on when the job is resumed."""
     DROP = "drop"
     """Another stage of the job has failed; this one's work is of no use."""
 
@@ -80,15 +87,35 @@ class Leases:
             if job_id is None:
                 return None
             job = lock_job(session, job_id)
+            if job.status not in JOB_STARTS_STAGES:
+                return None
             stage = _take(session, stage_id, worker=worker, lease=self._lease())
             if stage is None:
                 return None
-            session.add(Attempt(stage_id=stage.id, epoch=stage.epoch, worker=worker, status="running"))
+            owner = {"stage_id": stage.id, "project_id": job.project_id}
+            session.add(Attempt(**owner, epoch=stage.epoch, worker=worker, status="running"))
             text = f"{stage.name} is running on {worker} (attempt {stage.epoch})"
             data = {"status": stage.status, "attempt": stage.epoch, "worker": worker}
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
             advance(session, job)
-            return _claim(session, job, stage)
+            try:
+                return _claim(session, job, stage)
+            except ValidationError as error:
+                # Written by another version. Ended at once: a stage that no worker can read must not go round.
+                settle(session, job, stage, _unreadable(error), settings=self._settings)
+                return None
+
+    def ready(self, queues: Sequence[str], *, limit: int = 8) -> list[str]:
+        """Stages that wait in these queues now, in the order in which they should be taken."""
+        # Each queue by its own index range: a long queue costs no more than a short one.
+        order = (Stage.priority, Stage.available_at)
+        found: list[tuple[int, datetime, str]] = []
+        with self._engine.connect() as connection:
+            for queue in queues:
+                waiting = (Stage.status == StageStatus.READY, Stage.queue == queue, Stage.available_at <= func.now())
+                rows = connection.execute(select(*order, Stage.id).where(*waiting).order_by(*order).limit(limit))
+                found += [(row.priority, row.available_at, row.id) for row in rows]
+        return [stage_id for _, _, stage_id in sorted(found)[:limit]]
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease.
@@ -113,6 +140,8 @@ class Leases:
             failed = select(Stage.id).where(Stage.job_id == claim.job_id, Stage.status == StageStatus.FAILED)
             if status == JobStatus.CANCELLING:
                 return Wanted.CANCEL
+            if status == JobStatus.PAUSING:
+                return Wanted.PAUSE
             return Wanted.DROP if session.scalar(failed.limit(1)) else Wanted.GO_ON
 
     def report(self, claim: Claim, report: Report) -> None:
@@ -149,7 +178,12 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
     """The guarded update: of any number of workers that try, one wins."""
     statement = (
         update(Stage)
-        .where(Stage.id == stage_id, Stage.status == StageStatus.READY, Stage.available_at <= func.now())
+        .where(
+            Stage.id == stage_id,
+            Stage.status == StageStatus.READY,
+            Stage.available_at <= func.now(),
+            not_draining(),
+        )
         .values(
             status=StageStatus.RUNNING,
             epoch=Stage.epoch + 1,
@@ -174,6 +208,19 @@ def _claim(session: Session, job: Job, stage: Stage) -> Claim:
         epoch=stage.epoch,
         spec=JobSpec.model_validate(job.spec),
         results=results,
+        override=stage.override or {},
+        project_id=job.project_id,
+    )
+
+
+def _unreadable(error: ValidationError) -> Outcome:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return Outcome(
+        status="failed",
+        reason="spec_unreadable",
+        reason_class=ReasonClass.CONTROL_PLANE,
+        message=f"this worker's version cannot read the job: {where}: {first['msg']}",
     )
 
 
@@ -193,7 +240,8 @@ def _write_metrics(session: Session, claim: Claim, metrics: Sequence[Mapping[str
     unique = {(point["name"], point["step"]): point for point in metrics}
     if not unique:
         return
-    rows = [{"job_id": claim.job_id, "stage": claim.stage, "epoch": claim.epoch, **point} for point in unique.values()]
+    owner = {"project_id": claim.project_id, "job_id": claim.job_id, "stage": claim.stage, "epoch": claim.epoch}
+    rows = [{**owner, **point} for point in unique.values()]
     statement = insert(Metric).values(rows)
     changed = {name: statement.excluded[name] for name in ("value", "tokens_seen", "epoch", "created_at")}
     session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "name", "step"], set_=changed))
@@ -206,6 +254,7 @@ def _write_artifact(session: Session, claim: Claim, artifact: Mapping[str, Any])
         session.execute(update(Artifact).where(*same).values(detail=detail))
         return
     values = {"kind": artifact["kind"], "uri": artifact["uri"], "detail": dict(artifact["metadata"])}
+    values["project_id"] = claim.project_id
     row_id = f"art-{secrets.token_hex(8)}"
     statement = insert(Artifact).values(id=row_id, job_id=claim.job_id, stage=claim.stage, epoch=claim.epoch, **values)
     # A stage reports at least once: after a crash it says again what it had published.
