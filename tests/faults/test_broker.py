@@ -1,4 +1,4 @@
-"""A broker that is flushed, restarted, silent or full: cases 17, 18, 19, 20, and what `celery inspect` says then."""
+"""A broker that is flushed, restarted or silent: cases 17, 18, 19, and what `celery inspect` says then."""
 
 from __future__ import annotations
 
@@ -71,19 +71,6 @@ def test_a_silent_broker_delays_and_nothing_more(own: Own, own_plant: Plant) -> 
         own_plant.check(second, steps=10)
     finally:
         own.valkey.process.send_signal(signal.SIGCONT)
-
-
-def test_a_full_broker_that_evicts_loses_nothing(own: Own, own_plant: Plant) -> None:
-    with redis.Redis.from_url(own.valkey.url) as broker:
-        broker.config_set("maxmemory-policy", "allkeys-lru")
-        broker.config_set("maxmemory", "1mb")
-        try:
-            own_plant.start_worker()
-            jobs = [own_plant.submit(steps=5) for _ in range(3)]
-            own_plant.check(*jobs, steps=5)
-        finally:
-            broker.config_set("maxmemory", "0")
-            broker.config_set("maxmemory-policy", "noeviction")
 
 
 def test_maintenance_starts_nothing_and_stops_nothing(plant: Plant) -> None:
