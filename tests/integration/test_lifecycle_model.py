@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,7 +25,7 @@ from sqlalchemy import Engine, text
 from helpers import spec
 from regraft.errors import ConflictError, FencedError
 from regraft.jobs import JOB_ENDED, JOB_TRANSITIONS, STAGE_ENDED, JobStatus, Priority, ReasonClass, StageStatus
-from regraft.jobstore import Announcements, Claim, Jobs, Leases, Operations, Outcome
+from regraft.jobstore import Announcements, Claim, Jobs, Leases, Operations, Outcome, limits
 from regraft.settings import Settings
 
 RESULT = {"uri": "file:///x", "address": "x", "step": 1, "tokens_seen": 1, "scores": {}}
@@ -181,6 +181,13 @@ def test_whatever_happens_the_table_is_kept_and_every_job_ends(machine: type[Lif
     run_state_machine_as_test(machine, settings=options)  # type: ignore[no-untyped-call]
 
 
+def test_a_planted_error_is_found(machine: type[Lifecycle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admission that miscounts what runs."""
+    monkeypatch.setattr(limits, "_running", lambda session, project_id: 0)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=settings_for(examples=25, steps=30))  # type: ignore[no-untyped-call]
+
+
 def settings_for(*, examples: int, steps: int) -> settings:
     return settings(
         max_examples=examples,
@@ -188,5 +195,6 @@ def settings_for(*, examples: int, steps: int) -> settings:
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from celery import Celery
+from celery.app.trace import build_tracer
 from celery.worker import WorkController, state
 from celery.worker.request import Request
 from kombu.entity import Queue
@@ -94,6 +95,9 @@ def invite(app: Celery, *, queue: str, where: str, workers: int) -> None:
 def hand_over(worker: WorkController, stage_id: str) -> None:
     """Give a worker a task as if a message had come: it waits for the pool's thread, and `celery inspect` shows it."""
     app = worker.app
+    task = app.tasks[TASK]
+    if task.__trace__ is None:  # the consumer would make it, once the broker has answered
+        task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
     made = app.amqp.as_task_v2(f"polled-{uuid.uuid4()}", TASK, args=[stage_id], ignore_result=True)
     body = json.dumps(made.body)
     message = Message(body=body, headers=made.headers, properties=made.properties)  # type: ignore[no-untyped-call]
