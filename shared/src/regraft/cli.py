@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_jobs, discover
+from regraft import cli_jobs, cli_plan, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -55,6 +55,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "up": up,
         "migrate": migrate,
         "serve dispatcher": serve_dispatcher,
+        "plan": cli_plan.plan,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
         "jobs show": cli_jobs.show,

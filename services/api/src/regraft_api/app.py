@@ -15,7 +15,7 @@ from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 from regraft_api import problems
 from regraft_api.dependencies import Context
-from regraft_api.routes import health, jobs
+from regraft_api.routes import health, jobs, plan
 
 DESCRIPTION = """
 Continued pre-training of language models as one request: `POST /jobs` runs prepare, convert, train, evaluate and
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = Context(settings, engine, Jobs(engine), Workers(engine), broker)
     problems.install(app)
+    app.include_router(plan.router)
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

@@ -114,10 +114,11 @@ DEVICES: tuple[Device, ...] = (
 CPU_CORE = Device(
     name="CPU core",
     memory_bytes=0,
-    peak=MappingProxyType({"fp32": 1.4e11, "bf16": 2.6e11, "fp16": 1.4e11}),
-    bandwidth=1.0e10,
-    efficiency=(0.3, 0.6, 0.9),
-    source="matrix products of one core with AVX-512 and its bf16 extension, benchmarks/sizing.py; older cores are slower",
+    peak=MappingProxyType({"fp32": 1.06e11, "bf16": 1.6e11}),
+    bandwidth=2.0e10,
+    efficiency=(0.25, 0.5, 0.8),
+    source="a core with AVX-512: products of 2048 x 2048 in fp32 (in bf16 as the shapes of training have them), "
+    "benchmarks/sizing.py; older cores are slower",
 )
 
 

@@ -25,7 +25,7 @@ CPU_OVERHEAD = 360_000_000
 """Interpreter, torch and its libraries, HDF5: what a process holds that trains next to nothing, measured by
 benchmarks/sizing.py."""
 GPU_OVERHEAD = 1_500_000_000
-"""CUDA context, cuBLAS work spaces and NCCL buffers: what an idle training process holds of a card. Literature value."""
+"""CUDA context, cuBLAS work spaces, NCCL buffers: what an idle process holds of a card. Literature value."""
 CPU_FRAGMENTATION = 0.25
 """What the allocator holds beyond activations, as a share of them. Measured by benchmarks/sizing.py."""
 GPU_FRAGMENTATION = 0.05

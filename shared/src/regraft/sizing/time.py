@@ -48,12 +48,22 @@ class Pace:
 
 
 def pace_of(
-    architecture: Architecture, setup: Setup, *, target: str, device: Device, cores: int, history: Sequence[Finished]
+    architecture: Architecture,
+    setup: Setup,
+    *,
+    target: str,
+    device: Device | None,
+    cores: int,
+    history: Sequence[Finished],
 ) -> Pace | None:
-    """From runs of similar shape if there are any, else from the table; None: the device has no such precision."""
-    return measured_pace(architecture, setup, target=target, history=history) or calibrated_pace(
-        architecture, setup, device=device, cores=cores
-    )
+    """From runs of similar shape if there are any, else from the table.
+
+    None: the device is not in the table, or has no such precision.
+    """
+    measured = measured_pace(architecture, setup, target=target, history=history)
+    if measured is not None or device is None:
+        return measured
+    return calibrated_pace(architecture, setup, device=device, cores=cores)
 
 
 def measured_pace(architecture: Architecture, setup: Setup, *, target: str, history: Sequence[Finished]) -> Pace | None:

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Body, Query, Response
 
 from regraft.errors import InvalidInputError
 from regraft.jobs import JobStatus
+from regraft.planning import Plan
 from regraft.specs import JobSpec
 from regraft_api import preflight
 from regraft_api.dependencies import Ctx
 from regraft_api.examples import JOBS
 from regraft_api.problems import MEDIA_TYPE
+from regraft_api.routes.plan import PLANNED, DryRun, PlanHash, dry_run_of
 from regraft_api.schemas import CheckpointView, EventView, JobView, MetricView, Page, Problem
 
 Responses = dict[int | str, dict[str, Any]]
@@ -30,9 +32,18 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Items in a page")]
 After = Annotated[str | None, Query(description="Start after the item with this id")]
 
 
-@router.post("", operation_id="createJob", status_code=202, summary="Create a job")
-def create_job(spec: Annotated[JobSpec, Body(openapi_examples=JOBS)], context: Ctx, response: Response) -> JobView:
+@router.post("", operation_id="createJob", status_code=202, summary="Create a job", responses={**PLANNED, **CONFLICT})
+def create_job(
+    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)],
+    context: Ctx,
+    response: Response,
+    dry_run: DryRun = False,
+    plan_hash: PlanHash = None,
+) -> JobView | Plan:
     """Check a job and queue it. The answer comes before anything is computed; follow `Location`."""
+    preflight.check_pinned(spec, plan_hash, settings=context.settings)
+    if dry_run:
+        return dry_run_of(spec, context, response)
     warnings = preflight.check(spec, settings=context.settings, workers=context.workers)
     job = context.jobs.create(spec, warnings=warnings)
     response.headers["Location"] = f"/jobs/{job.id}"
