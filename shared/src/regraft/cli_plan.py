@@ -117,8 +117,8 @@ def _show_target(target: TargetPlan) -> None:
         line += f", micro-batch {target.micro_batch_size}"
     if time is not None:
         line += f", {time.tokens_per_second:,.0f} tokens/s"
-        if time.seconds is not None:
-            line += f", {' to '.join(format_duration(x) for x in (time.seconds_low, time.seconds_high))}"
+        if time.seconds_low is not None and time.seconds_high is not None:
+            line += f", {format_duration(time.seconds_low)} to {format_duration(time.seconds_high)}"
     typer.echo(line)
     for remedy in target.remedies:
         changes = ", ".join(f"{field}: {value}" for field, value in remedy.changes.items())
