@@ -49,7 +49,7 @@ def _rates(session: Session, jobs: list[str]) -> dict[str, float]:
         .where(Metric.job_id.in_(jobs), Metric.stage == StageName.TRAIN, Metric.name == RATE, Metric.value > 0)
         .group_by(Metric.job_id)
     )
-    return dict(session.execute(statement).tuples().all())
+    return dict(session.execute(statement).all())
 
 
 def _converted(session: Session, jobs: list[str]) -> dict[str, int]:

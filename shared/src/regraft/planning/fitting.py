@@ -128,11 +128,11 @@ def _time(
     tokens = setup.batch_size * setup.length
 
     def seconds(rate: float) -> float | None:
-        return None if steps is None else round(steps * tokens / rate, 1)
+        return None if steps is None else round(steps * tokens / rate, 3)
 
     return TimePlan(
         tokens_per_second=round(pace.likely, 1),
-        step_seconds=round(tokens / pace.likely, 4),
+        step_seconds=round(tokens / pace.likely, 6),
         seconds=seconds(pace.likely),
         seconds_low=seconds(pace.high),
         seconds_high=seconds(pace.low),

@@ -37,10 +37,13 @@ class Offer:
 
 def offers_of(workers: Iterable[Mapping[str, Any]]) -> list[Offer]:
     """From the `offers` of workers' heartbeats; equal ones once."""
-    found = {
-        offer_of(kind, facts): None for offers in workers for kind, facts in sorted(offers.get("targets", {}).items())
-    }
-    return list(found)
+    found: list[Offer] = []
+    for offers in workers:
+        for kind, facts in sorted(offers.get("targets", {}).items()):
+            offer = offer_of(kind, facts)
+            if offer not in found:
+                found.append(offer)
+    return found
 
 
 def offer_of(kind: str, facts: Mapping[str, Any]) -> Offer:
