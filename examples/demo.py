@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from regraft.client import Client
 from regraft.embedded import free_port
 from regraft.jobfile import read_job_file
+from regraft.keyfile import read_key
 from regraft.watch import Watcher
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +35,7 @@ def main() -> int:
     """Run the demo; returns the exit status."""
     began = time.monotonic()
     write_inputs()
-    with stack() as url, Client(url) as client:
+    with stack() as url, Client(url, key=read_key(HOME)) as client:
         job_id = submit(client, url)
         show_result(client.get_job(job_id), client.checkpoints(job_id))
     say(f"everything is stopped; it took {time.monotonic() - began:.0f} s. The data stays in {HOME}")

@@ -56,6 +56,7 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
         home=tmp_path / "home",
         database_url=servers.postgres_url.replace("/regraft?", f"/{name}?"),
         redis_url=servers.redis_url,
+        allowed_roots="/",
         lease_seconds=5,
         retry_seconds=0.1,
         announce_seconds=1,

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from regraft.jobstore import Keys, Scope, make_engine
+from regraft.settings import Settings
 from regraft.specs import JobSpec
 
 
@@ -18,6 +20,16 @@ def spec(**changes: Any) -> JobSpec:
         "target": {"kind": "cpu"},
     }
     return JobSpec.model_validate({**job, **changes})
+
+
+def key_for(settings: Settings, scope: Scope = Scope.ADMIN, *, project: str = "default") -> dict[str, str]:
+    """The headers of a request with a new key."""
+    engine = make_engine(settings)
+    try:
+        _, key = Keys(engine, project=project).create(name="test", scope=scope)
+    finally:
+        engine.dispose()
+    return {"Authorization": f"Bearer {key}"}
 
 
 def eventually(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "it") -> Any:

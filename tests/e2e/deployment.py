@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers import eventually
+from helpers import eventually, key_for
 from regraft.client import Client, UnreachableError
 from regraft.embedded import free_port
 from regraft.jobs import JOB_ENDED
@@ -24,7 +24,8 @@ class Deployment:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.model_copy(update={"api_port": free_port()})
-        self.client = Client(f"http://127.0.0.1:{self.settings.api_port}")
+        key = key_for(settings)["Authorization"].removeprefix("Bearer ")
+        self.client = Client(f"http://127.0.0.1:{self.settings.api_port}", key=key)
         self._processes: dict[str, Process] = {}
 
     def start(self, *names: str) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from deployment import answers
 
 from helpers import eventually
 from inputs import write_checkpoint_headers
-from regraft.client import Client
+from regraft.client import ApiError, Client
 from regraft.embedded import free_port
+from regraft.keyfile import read_key
 
 
 def environment() -> dict[str, str]:
@@ -37,6 +40,18 @@ def up(home: Path, *, port: int) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+
+
+def client_of(home: Path, port: int) -> Client:
+    """With the key that is in the data folder."""
+    return Client(f"http://127.0.0.1:{port}", key=read_key(home))
+
+
+def command(home: Path, port: int, *arguments: str) -> str:
+    """What a command of this user prints, finding API and key as the README says."""
+    place = {"REGRAFT_HOME": str(home), "REGRAFT_API_URL": f"http://127.0.0.1:{port}"}
+    words = [sys.executable, "-m", "regraft", *arguments]
+    return subprocess.run(words, env={**environment(), **place}, check=True, capture_output=True, text=True).stdout
 
 
 def processes_of(home: Path) -> list[str]:
@@ -74,8 +89,18 @@ def test_it_starts_refuses_a_second_and_stops_clean(tmp_path: Path) -> None:
     home = tmp_path / ("a long name " * 8) / "data"
     home.parent.mkdir()
     port = free_port()
-    with up(home, port=port), Client(f"http://127.0.0.1:{port}") as client:
+    with up(home, port=port), client_of(home, port) as client:
         assert client.list_jobs()["data"] == []
+        assert stat.S_IMODE((home / "api-key").stat().st_mode) == stat.S_IMODE((home / "servers.json").stat().st_mode)
+        assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
+        with Client(f"http://127.0.0.1:{port}", key="") as stranger, pytest.raises(ApiError, match="REGRAFT_API_KEY"):
+            stranger.list_jobs()
+        made = command(home, port, "keys", "create", "--scope", "read", "--name", "dashboard").strip()
+        assert "dashboard" in command(home, port, "keys", "list")
+        with Client(f"http://127.0.0.1:{port}", key=made) as reader:
+            assert reader.list_jobs()["data"] == []
+        health = {line.split()[1]: line.split()[0] for line in command(home, port, "doctor").splitlines()}
+        assert health["database"] == health["migrations"] == health["broker"] == health["devices"] == "ok", health
         assert "is running on this folder" in refusal("--home", str(home), "--port", str(free_port()))
         assert "choose another port" in refusal("--home", str(tmp_path / "other"), "--port", str(port))
         assert len(processes_of(home)) >= 6
@@ -85,7 +110,7 @@ def test_it_starts_refuses_a_second_and_stops_clean(tmp_path: Path) -> None:
 
 def test_it_mends_itself_and_when_killed_leaves_its_data_and_nothing_else(tmp_path: Path) -> None:
     home, port = tmp_path / "data", free_port()
-    with up(home, port=port) as stack, Client(f"http://127.0.0.1:{port}") as client:
+    with up(home, port=port) as stack, client_of(home, port) as client:
         victims = [pid for pid in children(stack.pid) if "serve api" in command_of(pid)]
         os.kill(victims[0], signal.SIGKILL)
         eventually(lambda: answers(client), what="the API")
@@ -93,7 +118,7 @@ def test_it_mends_itself_and_when_killed_leaves_its_data_and_nothing_else(tmp_pa
         stack.kill()
         stack.wait()
         eventually(lambda: not processes_of(home), what="everything stopping")
-    with up(home, port=port), Client(f"http://127.0.0.1:{port}") as client:
+    with up(home, port=port), client_of(home, port) as client:
         assert [found["id"] for found in client.list_jobs()["data"]] == [job_id]
 
 

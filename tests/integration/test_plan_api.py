@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from helpers import spec
+from helpers import key_for, spec
 from inputs import CONFIG, write_checkpoint_headers
 from regraft.jobs import StageName, StageStatus
 from regraft.jobstore import Jobs, Workers
@@ -31,7 +31,7 @@ def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
     rows.seen("d", service="dataprep", version="1", queues=["prepare"], offers={"sources": ["trc2"]})
     offers = {"targets": {"cpu": {"devices": 1, "cores": 2, "memory_bytes": MEMORY}}}
     rows.seen("w", service="worker", version="1", queues=[], offers=offers)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), raise_server_exceptions=False, headers=key_for(settings)) as client:
         yield client
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_jobs, cli_plan, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_plan, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
     "jobs": "Submit jobs and look after them, through the API.",
+    "keys": "Make and revoke keys of the API.",
     "serve": "Run one process of a deployment; settings come from the environment.",
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
@@ -60,7 +61,16 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs list": cli_jobs.list_,
         "jobs show": cli_jobs.show,
         "jobs events": cli_jobs.events,
+        "jobs logs": cli_jobs.logs,
         "jobs cancel": cli_jobs.cancel,
+        "jobs pause": cli_jobs.pause,
+        "jobs resume": cli_jobs.resume,
+        "jobs retry": cli_jobs.retry,
+        "jobs clone": cli_jobs.clone,
+        "keys create": cli_keys.create,
+        "keys list": cli_keys.list_,
+        "keys revoke": cli_keys.revoke,
+        "doctor": cli_doctor.doctor,
     }
 
 

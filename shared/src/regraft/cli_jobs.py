@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from regraft.client import Client
 from regraft.jobfile import read_job_file
@@ -20,7 +21,8 @@ JobId = Annotated[str, typer.Argument(help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
 
 
-def _client() -> Client:
+def api_client() -> Client:
+    """A client of the API that REGRAFT_API_URL names."""
     # Not the settings module: the command line works where only the client is installed.
     return Client(os.environ.get("REGRAFT_API_URL", DEFAULT_URL))
 
@@ -31,7 +33,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a job; exit status 1 if it is watched and does not succeed."""
-    with _client() as client:
+    with api_client() as client:
         job = client.create_job(read_job_file(file))
         typer.echo(json.dumps(job, indent=2) if as_json else f"{job['id']} is {job['status']}")
         for warning in job["warnings"]:
@@ -55,7 +57,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
-    with _client() as client:
+    with api_client() as client:
         page = client.list_jobs(status=status, label=label, limit=limit)
     if as_json:
         typer.echo(json.dumps(page, indent=2))
@@ -68,7 +70,7 @@ def list_(
 
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show one job with its stages."""
-    with _client() as client:
+    with api_client() as client:
         job = client.get_job(job_id)
     if as_json:
         typer.echo(json.dumps(job, indent=2))
@@ -96,14 +98,56 @@ def _stage_line(stage: dict[str, Any]) -> str:
 
 def events(job_id: JobId, as_json: AsJson = False) -> None:
     """Print a job's history."""
-    with _client() as client:
+    with api_client() as client:
         for event in client.events(job_id):
             when = event["created_at"][:19].replace("T", " ")
             typer.echo(json.dumps(event) if as_json else f"{when} {event['level']:5} {event['message']}")
 
 
+def logs(
+    job_id: JobId,
+    stage: Annotated[str, typer.Argument(help="prepare, convert, train, evaluate or export.")],
+    attempt: Annotated[int | None, typer.Option(help="Which attempt. Default: the newest.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only lines that hold this.")] = None,
+) -> None:
+    """Print what a stage has printed."""
+    with api_client() as client:
+        for line in client.log_lines(job_id, stage, attempt=attempt, search=search):
+            typer.echo(line["text"])
+
+
+def clone(
+    job_id: JobId,
+    overrides: Annotated[Path | None, typer.Option(help="File (YAML or JSON) with what is to be otherwise.")] = None,
+) -> None:
+    """Submit a job like another one."""
+    changes = {} if overrides is None else yaml.safe_load(overrides.read_text())
+    with api_client() as client:
+        job = client.clone_job(job_id, changes)
+    typer.echo(f"{job['id']} is {job['status']}")
+
+
 def cancel(job_id: JobId) -> None:
     """Cancel a job."""
-    with _client() as client:
-        job = client.cancel_job(job_id)
+    _act(job_id, "cancel")
+
+
+def pause(job_id: JobId) -> None:
+    """Have a job save and stop, so that its device is free."""
+    _act(job_id, "pause")
+
+
+def resume(job_id: JobId) -> None:
+    """Go on with a paused job."""
+    _act(job_id, "resume")
+
+
+def retry(job_id: JobId) -> None:
+    """Try a failed or cancelled job again, from the stage that failed."""
+    _act(job_id, "retry")
+
+
+def _act(job_id: str, action: str) -> None:
+    with api_client() as client:
+        job = client.act(job_id, action)
     typer.echo(f"{job['id']} is {job['status']}")

@@ -10,7 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from regraft import planning
-from regraft.client import Client, UnreachableError
+from regraft.cli_jobs import api_client
+from regraft.client import UnreachableError
 from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
 from regraft.planning import Offer, Plan, TargetPlan
@@ -18,7 +19,6 @@ from regraft.sizing import DEVICES, device_named
 from regraft.specs import JobSpec
 from regraft.watch import format_duration
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 GB = 1e9
 
 
@@ -47,7 +47,7 @@ def plan(
 
 def _remote(job: dict[str, Any], storage: Path | None) -> Plan:
     """The API's plan; this machine's own, said aloud, where none answers."""
-    with Client(os.environ.get("REGRAFT_API_URL", DEFAULT_URL)) as client:
+    with api_client() as client:
         try:
             return Plan.model_validate(client.plan_job(job))
         except UnreachableError as error:

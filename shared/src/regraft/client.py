@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,8 +11,10 @@ import httpx
 
 from regraft.errors import InvalidInputError, RegraftError
 from regraft.jobs import JOB_ENDED
+from regraft.keyfile import find_key
 
 Json = dict[str, Any]
+NO_KEY = "Set REGRAFT_API_KEY, or REGRAFT_HOME to the folder of the `regraft up` that is meant."
 
 
 class ApiError(RegraftError):
@@ -27,11 +30,13 @@ class UnreachableError(ApiError):
 
 
 class Client:
-    """Raises `ApiError` for whatever is not an answer."""
+    """Raises `ApiError` for whatever is not an answer. Without a `key` it looks for one, see `keyfile`."""
 
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, *, key: str | None = None, timeout: float = 30.0) -> None:
         self._url = url
-        self._http = httpx.Client(base_url=url, timeout=timeout)
+        found = find_key(url) if key is None else key
+        headers = {"Authorization": f"Bearer {found}"} if found else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Client:
         return self
@@ -40,8 +45,12 @@ class Client:
         self._http.close()
 
     def create_job(self, job: Mapping[str, Any]) -> Json:
-        """`POST /jobs`."""
-        return self._call("POST", "/jobs", json=job)
+        """`POST /jobs`; sent again once when no answer came, which makes no second job."""
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        try:
+            return self._call("POST", "/jobs", json=job, headers=headers)
+        except UnreachableError:
+            return self._call("POST", "/jobs", json=job, headers=headers)
 
     def plan_job(self, job: Mapping[str, Any]) -> Json:
         """`POST /jobs/plan`."""
@@ -55,9 +64,39 @@ class Client:
         """`GET /jobs/{id}`."""
         return self._call("GET", f"/jobs/{job_id}")
 
+    def act(self, job_id: str, action: str) -> Json:
+        """`POST /jobs/{id}/<action>`: cancel, pause, resume, retry."""
+        return self._call("POST", f"/jobs/{job_id}/{action}")
+
     def cancel_job(self, job_id: str) -> Json:
         """`POST /jobs/{id}/cancel`."""
-        return self._call("POST", f"/jobs/{job_id}/cancel")
+        return self.act(job_id, "cancel")
+
+    def clone_job(self, job_id: str, overrides: Mapping[str, Any]) -> Json:
+        """`POST /jobs/{id}/clone`."""
+        return self._call("POST", f"/jobs/{job_id}/clone", json={"overrides": dict(overrides)})
+
+    def log_lines(self, job_id: str, stage: str, *, after: int = 0, **query: Any) -> Iterator[Json]:
+        """Lines of a stage's output, page by page."""
+        given = {name: value for name, value in query.items() if value is not None}
+        while True:
+            page = self._call("GET", f"/jobs/{job_id}/logs/{stage}", params={"after": after, "limit": 1000, **given})
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = int(page["last_id"])
+
+    def get(self, path: str, **query: Any) -> Json:
+        """Any other `GET`."""
+        return self._call("GET", path, params=query)
+
+    def create_key(self, *, name: str, scope: str, days: int | None) -> Json:
+        """`POST /keys`."""
+        return self._call("POST", "/keys", json={"name": name, "scope": scope, "days": days})
+
+    def revoke_key(self, key_id: str) -> Json:
+        """`DELETE /keys/{id}`."""
+        return self._call("DELETE", f"/keys/{key_id}")
 
     def checkpoints(self, job_id: str) -> Json:
         """`GET /jobs/{id}/checkpoints`."""
@@ -123,7 +162,8 @@ def _refusal(status: int, body: Json) -> RegraftError:
     lines = [_fault_line(fault) for fault in body.get("errors", [])]
     message = "\n".join(lines) or body.get("detail") or body.get("title") or f"status {status}"
     error = {422: InvalidInputError, 503: UnreachableError}.get(status, ApiError)
-    return error(message, reason=body.get("code", ""))
+    remedy = NO_KEY if status == 401 else ""
+    return error(message.removesuffix("."), reason=body.get("code", ""), remedy=remedy)
 
 
 def _fault_line(fault: Json) -> str:

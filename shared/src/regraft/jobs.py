@@ -67,10 +67,10 @@ NEEDS: Mapping[StageName, tuple[StageName, ...]] = {
 _J, _S = JobStatus, StageStatus
 
 JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
-    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSED, _J.CANCELLING, _J.CANCELLED, _J.FAILED}),
-    _J.RUNNING: frozenset({_J.PAUSING, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
+    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSING, _J.PAUSED, _J.CANCELLING, _J.CANCELLED, _J.FAILED}),
+    _J.RUNNING: frozenset({_J.PAUSING, _J.PAUSED, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
     _J.PAUSING: frozenset({_J.PAUSED, _J.CANCELLING, _J.SUCCEEDED, _J.FAILED}),
-    _J.PAUSED: frozenset({_J.QUEUED, _J.CANCELLED}),
+    _J.PAUSED: frozenset({_J.QUEUED, _J.CANCELLING}),
     _J.CANCELLING: frozenset({_J.CANCELLED}),
     _J.SUCCEEDED: frozenset(),
     _J.FAILED: frozenset({_J.QUEUED}),
@@ -79,15 +79,17 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 STAGE_TRANSITIONS: Mapping[StageStatus, frozenset[StageStatus]] = {
     _S.PENDING: frozenset({_S.READY, _S.SKIPPED, _S.CANCELLED}),
-    _S.READY: frozenset({_S.RUNNING, _S.CANCELLED}),
-    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.CACHED, _S.FAILED, _S.CANCELLED, _S.READY}),
+    _S.READY: frozenset({_S.RUNNING, _S.CANCELLED, _S.PENDING}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.CACHED, _S.FAILED, _S.CANCELLED, _S.READY, _S.PENDING}),
     _S.CACHED: frozenset(),
     _S.SKIPPED: frozenset(),
     _S.SUCCEEDED: frozenset(),
-    _S.FAILED: frozenset({_S.READY}),
-    _S.CANCELLED: frozenset({_S.PENDING, _S.READY}),
+    _S.FAILED: frozenset({_S.PENDING}),
+    _S.CANCELLED: frozenset({_S.PENDING}),
 }
 
+JOB_HELD = frozenset({_J.PAUSING, _J.PAUSED})
+"""No stage of such a job is started; one that runs is asked to save and to stop."""
 JOB_ENDED = frozenset({_J.SUCCEEDED, _J.FAILED, _J.CANCELLED})
 STAGE_DONE = frozenset({_S.SUCCEEDED, _S.CACHED, _S.SKIPPED})
 STAGE_ENDED = STAGE_DONE | {_S.FAILED, _S.CANCELLED}
@@ -140,4 +142,4 @@ def status_of_job(current: JobStatus, stages: Mapping[StageName, StageStatus]) -
         return JobStatus.CANCELLED
     if StageStatus.FAILED in values:
         return JobStatus.FAILED
-    return current
+    return JobStatus.PAUSED if current is JobStatus.PAUSING else current

@@ -8,6 +8,7 @@ folder is all that remains, and the next `regraft up` on it goes on where this o
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ import typer
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, free_port
 from regraft.errors import ConflictError, RegraftError
-from regraft.jobstore import Workers, make_engine, migrate
+from regraft.jobstore import Keys, Scope, Workers, make_engine, migrate
+from regraft.keyfile import NAME, read_key, write_key
 from regraft.processes import end_with_parent
 from regraft.settings import Settings
 
@@ -32,6 +34,7 @@ EMBEDDED: dict[str, type[EmbeddedPostgres] | type[EmbeddedValkey]] = {
     "database_url": EmbeddedPostgres,
     "redis_url": EmbeddedValkey,
 }
+SERVERS = "servers.json"  # URLs of the embedded ones, while they run; with a password, so for this user alone
 POLL_SECONDS = 0.25
 RESTART_SECONDS = 2.0
 READY_SECONDS = 120.0
@@ -51,6 +54,8 @@ def run(settings: Settings) -> None:
         with _servers(settings) as (settings, servers):
             engine = make_engine(settings)
             migrate(engine)
+            _keep_key(Keys(engine), settings.home)
+            settings = settings.model_copy(update={"allowed_roots": settings.allowed_roots or "/"})
             processes = [Process(name, settings) for name in PROCESSES]
             try:
                 _start(processes, Workers(engine), settings, stop)
@@ -62,6 +67,13 @@ def run(settings: Settings) -> None:
                 _stop(processes, settings.stop_seconds)
                 engine.dispose()
     typer.echo("stopped")
+
+
+def _keep_key(keys: Keys, home: Path) -> None:
+    """A key that the user of this machine finds in `home`, made once."""
+    if keys.find(read_key(home)) is None:
+        _, key = keys.create(name="regraft up", scope=Scope.ADMIN)
+        write_key(home, key)
 
 
 class StopSignal:
@@ -147,6 +159,7 @@ def _start(processes: list[Process], workers: Workers, settings: Settings, stop:
     if not stop.is_set:
         url = f"http://{settings.api_host}:{settings.api_port}"
         typer.echo(f"Regraft is up at {url}  (documentation: {url}/docs)")
+        typer.echo(f"key: {settings.home / NAME} (this user's commands find it)")
         typer.echo(f"data and logs: {settings.home}; stop with Ctrl-C")
 
 
@@ -198,10 +211,22 @@ def _servers(settings: Settings) -> Iterator[tuple[Settings, list[EmbeddedServer
             servers.append(server)
             server.start()
             update[name] = server.url
+        (settings.home / SERVERS).write_text(json.dumps(update))
+        (settings.home / SERVERS).chmod(0o600)
         yield settings.model_copy(update=update), servers
     finally:
+        (settings.home / SERVERS).unlink(missing_ok=True)
         for server in reversed(servers):
             server.stop()
+
+
+def with_running_servers(settings: Settings) -> Settings:
+    """The settings with the servers of the `regraft up` that runs on `home`, where none are named."""
+    try:
+        urls = json.loads((settings.home / SERVERS).read_text())
+    except FileNotFoundError:
+        return settings
+    return settings.model_copy(update={name: url for name, url in urls.items() if not getattr(settings, name)})
 
 
 def _with_free_port(settings: Settings) -> Settings:

@@ -25,10 +25,20 @@ class Base(DeclarativeBase):
     }
 
 
-class Job(Base):
+DEFAULT_PROJECT = "default"
+
+
+class OfProject:
+    """Mixed into every table whose rows belong to somebody. Tenants come later; the column is there from the start."""
+
+    project_id: Mapped[str] = mapped_column(server_default=text(f"'{DEFAULT_PROJECT}'"))
+
+
+class Job(OfProject, Base):
     """A request and where it stands."""
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_by_project", "project_id", "seq"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
@@ -41,6 +51,10 @@ class Job(Base):
     reason_class: Mapped[str | None]
     message: Mapped[str | None]
     last_event: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    """Rises with each change that a user makes; the ETag."""
+    watched_until: Mapped[datetime | None]
+    """Until then its events are notified; see `jobstore.notices`."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -48,7 +62,7 @@ class Job(Base):
     stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="selectin", viewonly=True)
 
 
-class Stage(Base):
+class Stage(OfProject, Base):
     """One step of a job. `epoch` is the fencing token: it rises with each claim, and a write with an old one fails."""
 
     __tablename__ = "stages"
@@ -77,7 +91,7 @@ class Stage(Base):
     attempts: Mapped[list[Attempt]] = relationship(order_by="Attempt.epoch", lazy="selectin", viewonly=True)
 
 
-class Attempt(Base):
+class Attempt(OfProject, Base):
     """One try of a stage by one worker."""
 
     __tablename__ = "attempts"
@@ -96,7 +110,7 @@ class Attempt(Base):
     finished_at: Mapped[datetime | None]
 
 
-class Event(Base):
+class Event(OfProject, Base):
     """A line of a job's history; `seq` has no gaps within a job, so a reader's cursor never skips one."""
 
     __tablename__ = "events"
@@ -111,7 +125,7 @@ class Event(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Metric(Base):
+class Metric(OfProject, Base):
     """One value at one step. A later attempt that repeats a step overwrites it."""
 
     __tablename__ = "metrics"
@@ -126,7 +140,7 @@ class Metric(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Artifact(Base):
+class Artifact(OfProject, Base):
     """Something durable that a stage published: a checkpoint, a dataset, an evaluation, an export."""
 
     __tablename__ = "artifacts"
@@ -143,7 +157,7 @@ class Artifact(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Outbox(Base):
+class Outbox(OfProject, Base):
     """A message to be sent, written in the transaction that makes it true."""
 
     __tablename__ = "outbox"
@@ -166,3 +180,33 @@ class Worker(Base):
     offers: Mapped[Json]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(OfProject, Base):
+    """Who may call the API. The key itself is not kept: only its digest, which says nothing about it."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
+    prefix: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    name: Mapped[str]
+    scope: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A request that made a job, so that the same request sent again makes no second one."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idempotency_keys_by_job", "job_id"),)
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -21,11 +21,13 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from regraft.allowed import check_uris
 from regraft.child import SUPERVISOR
-from regraft.errors import FencedError
+from regraft.errors import FencedError, InvalidInputError
 from regraft.jobs import ReasonClass
 from regraft.jobstore import Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
+from regraft.logs import bound
 from regraft.plan import task_for
 from regraft.settings import Settings
 
@@ -57,12 +59,23 @@ class Supervisor:
         if claim is None:
             log.info("%s is not ready any more, nothing to do", stage_id)
             return
-        log.info("%s: attempt %d starts", stage_id, claim.epoch)
+        with bound(job=claim.job_id, stage=claim.stage, attempt=claim.epoch):
+            self._run(claim)
+
+    def _run(self, claim: Claim) -> None:
+        log.info("%s: attempt %d starts", claim.stage_id, claim.epoch)
         try:
-            outcome = _Attempt(self, claim).run()
+            try:
+                check_uris(claim.spec, self.settings)  # again: a link may have been put there since the job was posted
+            except InvalidInputError as error:
+                outcome = Outcome(
+                    status="failed", reason=error.reason, reason_class=error.reason_class, message=str(error)
+                )
+            else:
+                outcome = _Attempt(self, claim).run()
             self._finish(claim, outcome)
         except FencedError:
-            log.warning("%s: attempt %d lost its lease; nothing more is written", stage_id, claim.epoch)
+            log.warning("%s: attempt %d lost its lease; nothing more is written", claim.stage_id, claim.epoch)
 
     def assist(self, where: str) -> None:
         """Help at a work folder until nothing is left to do there; a draining worker just leaves."""
@@ -208,6 +221,8 @@ class _Attempt:
             return Outcome(status="cached" if result.get("cached") else "succeeded", result=result)
         if self._drained:
             return Outcome(status="released", reason="worker_drained", message="the worker is leaving")
+        if self._asked is Wanted.PAUSE:
+            return Outcome(status="released", reason="paused", message="the job is being paused")
         if self._asked is not None:
             reason = "cancelled" if self._asked is Wanted.CANCEL else "not_needed"
             return Outcome(status="cancelled", reason=reason, reason_class=ReasonClass.USER_REQUEST)

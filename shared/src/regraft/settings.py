@@ -6,6 +6,7 @@ Nothing here is global: `Settings()` is called in a composition root and handed 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +31,15 @@ class Settings(BaseSettings):
     """Port the API listens on."""
     api_url: str = "http://127.0.0.1:8000"
     """Where the command line finds the API."""
+    api_key: str = ""
+    """Key that the command line sends. Empty: the one that `regraft up` keeps in `api-key` under `home`."""
+    allowed_roots: str = ""
+    """Folders that corpora and checkpoints of jobs may lie in, separated by commas; symbolic links are followed first.
+    Empty: none, except under `regraft up`, which belongs to one user: there everything that the user can read."""
+    allowed_schemes: str = "file"
+    """Schemes of corpora, separated by commas, e.g. `file,s3,hf`."""
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    """Largest body of a request; a larger one is refused before it is read."""
     check_files: bool = True
     """Let `POST /jobs` look at corpus and checkpoint. Switch off where the API does not mount them."""
     lease_seconds: float = Field(30.0, gt=0)
@@ -44,6 +54,8 @@ class Settings(BaseSettings):
     """How long a stage may take to save when it is asked to stop; then it is killed."""
     log_level: str = "INFO"
     """Level of the processes' own logs."""
+    log_format: Literal["json", "text"] = "json"
+    """`json`: one object a line, with the ids of job, stage and attempt. `text`: for people."""
 
     @field_validator("home")
     @classmethod
@@ -60,6 +72,16 @@ class Settings(BaseSettings):
     def storage_root(self) -> str:
         """`storage_uri`, or its default."""
         return self.storage_uri or (self.home / "storage").as_uri()
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """`allowed_roots` as folders."""
+        return tuple(Path(part.strip()).expanduser() for part in self.allowed_roots.split(",") if part.strip())
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """`allowed_schemes` as names."""
+        return frozenset(part.strip() for part in self.allowed_schemes.split(",") if part.strip())
 
     @property
     def log_folder(self) -> Path:

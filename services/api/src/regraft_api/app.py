@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry
 
-from regraft.jobstore import Jobs, Workers, make_engine
+from regraft.jobstore import Keys, Workers, make_engine
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 from regraft_api import problems
 from regraft_api.dependencies import Context
-from regraft_api.routes import health, jobs, plan
+from regraft_api.door import Door, KeyRing
+from regraft_api.hub import Hub
+from regraft_api.openapi import describe
+from regraft_api.prometheus import Deployment
+from regraft_api.routes import checkpoints, control, events, fleet, health, jobs, keys, logs, metrics, plan, prometheus
 
 DESCRIPTION = """
 Continued pre-training of language models as one request: `POST /jobs` runs prepare, convert, train, evaluate and
-export. Errors are RFC 9457 problem details that name the field, the value and the remedy.
+export. Every request but those for health and documentation carries `Authorization: Bearer <key>`. Errors are RFC 9457
+problem details that name the field, the value and the remedy.
 """
+ROUTES = (jobs, plan, control, events, metrics, logs, checkpoints, fleet, keys, health, prometheus)
+LOCK_SECONDS = 5.0
+POOL = 20
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; connects to nothing until it is asked something."""
-    engine = make_engine(settings, pool_size=10)
-    broker = Broker(make_celery(settings))
+    """The application; connects to nothing until it is started or asked something."""
+    engine = make_engine(settings, pool_size=POOL, lock_seconds=LOCK_SECONDS)
+    ring = KeyRing(Keys(engine))
+    hub = Hub(engine, settings.database_url, on_keys=ring.listening)
+    registry = CollectorRegistry()
+    workers = Workers(engine)
+    registry.register(Deployment(engine, workers, hub))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(hub.run())
         yield
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
         engine.dispose()
 
     app = FastAPIOffline(  # FastAPI, with the documentation's scripts served from here and not from the internet
@@ -40,12 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.context = Context(settings, engine, Jobs(engine), Workers(engine), broker)
+    app.state.context = Context(settings, engine, workers, Broker(make_celery(settings)), hub, registry)
     problems.install(app)
-    app.include_router(plan.router)
-    app.include_router(jobs.router)
-    app.include_router(health.router)
+    for module in ROUTES:
+        app.include_router(module.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
+    app.add_middleware(Door, ring=ring, max_body_bytes=settings.max_body_bytes, registry=registry)
+    describe(app)
     return app
 
 

@@ -41,3 +41,13 @@ JOBS: Any = {
         },
     },
 }
+
+CLONES: Any = {
+    "longer": {
+        "summary": "The same, trained for longer and slower",
+        "value": {"overrides": {"name": "longer", "training": {"max_steps": 50000, "batch_size": 112}}},
+    },
+    "same": {"summary": "The same again", "value": {}},
+}
+
+PATCHES: Any = {"labels": {"summary": "Other labels", "value": {"labels": {"team": "news", "kept": "yes"}}}}

@@ -72,14 +72,12 @@ def plan(spec: JobSpec, *, settings: Settings, workers: Workers, engine: Engine)
     ).model_copy(update={"warnings": tuple(warnings)})
 
 
-def check_pinned(spec: JobSpec, plan_hash: str | None, *, settings: Settings) -> None:
+def check_pinned(spec: JobSpec, plan_hash: str, *, settings: Settings) -> None:
     """Refuse a job that is not the one that was planned.
 
     Raises:
         ConflictError: its resolved spec, or what its inputs look like, has another hash.
     """
-    if plan_hash is None:
-        return
     found = planning.plan_hash(spec, seen(spec, settings=settings).identities)
     if found != plan_hash:
         raise ConflictError(

@@ -9,15 +9,20 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from regraft.errors import ConflictError, NotFoundError, RegraftError
+from regraft.jobs import ReasonClass
+from regraft.jobstore import VersionError
+from regraft.jobstore.creation import IN_FLIGHT
 from regraft.specs import JobSpec
 from regraft_api.schemas import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
+HTTP_CODES = {400: "unreadable_request", 404: "not_found", 405: "method_not_allowed"}
 SHOWN_VALUE = 200  # characters of a refused value that are sent back
 
 
@@ -27,6 +32,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RegraftError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _unavailable)
+    app.add_exception_handler(PoolTimeoutError, _unavailable)
     app.add_exception_handler(Exception, _fault_of_ours)
 
 
@@ -68,6 +74,10 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         status, title = 404, "There is no such thing"
     elif isinstance(error, ConflictError):
         status, title = 409, "The state does not allow this"
+    elif isinstance(error, VersionError):
+        status, title = 412, "It has been changed in between"
+    elif error.reason_class is ReasonClass.LIMIT:
+        status, title = 429, "A limit is reached"
     else:
         status, title = 422, "The request cannot be carried out as it stands"
     faults = []
@@ -75,19 +85,25 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         pointer = "#/" + error.field.replace(".", "/")
         fault = Fault(pointer=pointer, field=error.field, message=error.message, value=_shown(error.value))
         faults.append(fault.model_copy(update={"remedy": error.remedy}))
-    return problem(status, error.reason, title, detail=str(error), errors=faults, instance=request.url.path)
+    headers = {"Retry-After": "5"} if status == 429 or error.reason == IN_FLIGHT else None
+    path = request.url.path
+    return problem(status, error.reason, title, detail=str(error), errors=faults, instance=path, headers=headers)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    code = HTTP_CODES.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
     return problem(error.status_code, code, str(error.detail), instance=request.url.path, headers=headers)
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+    return unavailable(request.url.path)
+
+
+def unavailable(path: str) -> JSONResponse:
+    """The database is away."""
     detail = "The database does not answer; nothing was changed. Try again in a moment."
-    path = request.url.path
     return problem(503, "unavailable", "Not available", detail=detail, instance=path, headers={"Retry-After": "5"})
 
 
@@ -95,6 +111,12 @@ async def _fault_of_ours(request: Request, error: Exception) -> JSONResponse:
     # The server logs the traceback; a user gets none.
     detail = "The server made a mistake; its log has the details."
     return problem(500, "internal_error", "Internal error", detail=detail, instance=request.url.path)
+
+
+def faults_of(error: ValidationError, where: Sequence[str]) -> RequestValidationError:
+    """What pydantic found in a part of a request that was put together from several, to be told like the rest."""
+    found = error.errors(include_url=False, include_context=False)
+    return RequestValidationError([{**entry, "loc": (*where, *entry["loc"])} for entry in found])
 
 
 def _fault(entry: dict[str, Any]) -> Fault:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regraft.jobs import STAGE_DONE, StageStatus
-from regraft.models import Artifact, Attempt, Event, Job, Metric, Stage
+from regraft.jobs import STAGE_DONE, JobStatus, StageStatus
+from regraft.jobstore import Accepted
+from regraft.jobstore.creation import first_stages
+from regraft.models import Attempt, Event, Job, Metric, Stage
+from regraft.specs import JobSpec
 
 
 class View(BaseModel):
     """A response body; the docstring under a field is its description."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
+
+
+class Sent(View):
+    """A request body; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Fault(View):
@@ -83,16 +93,16 @@ class StageView(View):
     name: str
     status: str
     """`pending`, `ready`, `running`, `cached`, `skipped`, `succeeded`, `failed`, `cancelled`."""
-    reason: str | None
-    reason_class: str | None
-    message: str | None
-    worker: str | None
-    progress: Progress | None
-    result: dict[str, Any] | None
+    reason: str | None = None
+    reason_class: str | None = None
+    message: str | None = None
+    worker: str | None = None
+    progress: Progress | None = None
+    result: dict[str, Any] | None = None
     """What the stage handed back."""
-    attempts: list[AttemptView]
-    started_at: datetime | None
-    finished_at: datetime | None
+    attempts: list[AttemptView] = Field(default_factory=list)
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @classmethod
     def of(cls, row: Stage) -> StageView:
@@ -108,10 +118,10 @@ class JobView(View):
     name: str
     status: str
     """`queued`, `running`, `pausing`, `paused`, `cancelling`, `succeeded`, `failed`, `cancelled`."""
-    reason: str | None
-    reason_class: str | None
+    reason: str | None = None
+    reason_class: str | None = None
     """`user_error`, `data_error`, `capacity`, `infrastructure`, `control_plane`, `limit`, `user_request`."""
-    message: str | None
+    message: str | None = None
     percent: float
     """Of all stages; each counts the same."""
     labels: dict[str, str]
@@ -120,15 +130,33 @@ class JobView(View):
     stages: list[StageView]
     spec: dict[str, Any]
     """The job as it is run, every default filled in."""
+    version: int = 1
+    """Rises with each change by a user; also the ETag."""
     created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @classmethod
     def of(cls, row: Job) -> JobView:
         """From its row."""
         stages = [StageView.of(stage) for stage in row.stages]
         return cls.model_validate({**row.__dict__, "stages": stages, "percent": _percent(stages)})
+
+    @classmethod
+    def accepted(cls, job: Accepted, spec: JobSpec) -> JobView:
+        """As it was when it was created; the stages follow from its spec."""
+        stages = [StageView(name=stage["name"], status=stage["status"]) for stage in first_stages(spec)]
+        return cls(
+            id=job.id,
+            name=spec.name,
+            status=JobStatus.QUEUED,
+            percent=0.0,
+            labels=job.spec["labels"],
+            warnings=list(job.warnings),
+            stages=stages,
+            spec=job.spec,
+            created_at=job.created_at,
+        )
 
 
 def _percent(stages: list[StageView]) -> float:
@@ -184,44 +212,6 @@ class MetricView(View):
         return cls.model_validate({**row.__dict__, "id": f"{row.step}.{row.stage}.{row.name}", "attempt": row.epoch})
 
 
-class CheckpointView(View):
-    """A checkpoint that a job's training published."""
-
-    object: Literal["job.checkpoint"] = "job.checkpoint"
-    id: str
-    job_id: str
-    attempt: int
-    step: int | None
-    tokens_seen: int | None
-    format: str
-    uri: str
-    state: str
-    """`complete`, or `pruned` once retention has deleted it."""
-    metrics: dict[str, float]
-    created_at: datetime
-
-    @classmethod
-    def of(cls, row: Artifact) -> CheckpointView:
-        """From its row."""
-        known = ("step", "tokens_seen", "format", "state")
-        detail = dict(row.detail)
-        metrics = {
-            name: value for name, value in detail.items() if name not in known and isinstance(value, int | float)
-        }
-        return cls(
-            id=row.id,
-            job_id=row.job_id,
-            attempt=row.epoch,
-            step=detail.get("step"),
-            tokens_seen=detail.get("tokens_seen"),
-            format=detail.get("format", "hf"),
-            uri=row.uri,
-            state=detail.get("state", "complete"),
-            metrics=metrics,
-            created_at=row.created_at,
-        )
-
-
 Item = TypeVar("Item")
 
 
@@ -233,6 +223,12 @@ class Page(View, Generic[Item]):
     has_more: bool
     first_id: str | None
     last_id: str | None
+
+    @classmethod
+    def of(cls, items: Sequence[Any], more: bool) -> Page[Any]:
+        """A page of items that have an `id`."""
+        first, last = (items[0].id, items[-1].id) if items else (None, None)
+        return cls(data=list(items), has_more=more, first_id=first, last_id=last)
 
 
 class Health(View):

@@ -5,18 +5,27 @@ heartbeat rows. Nothing else in the project writes SQL.
 """
 
 from regraft.jobstore.announcements import Announcements
+from regraft.jobstore.control import Control, VersionError
+from regraft.jobstore.creation import Accepted
 from regraft.jobstore.engine import make_engine, migrate
 from regraft.jobstore.jobs import Jobs
+from regraft.jobstore.keys import Keys, Principal, Scope
 from regraft.jobstore.leases import Claim, Leases, Outcome, Report, Wanted
 from regraft.jobstore.workers import Workers
 
 __all__ = [
+    "Accepted",
     "Announcements",
     "Claim",
+    "Control",
     "Jobs",
+    "Keys",
     "Leases",
     "Outcome",
+    "Principal",
     "Report",
+    "Scope",
+    "VersionError",
     "Wanted",
     "Workers",
     "make_engine",

@@ -14,19 +14,25 @@ from sqlalchemy.orm import Session
 from regraft import jobs as rules
 from regraft.errors import NotFoundError
 from regraft.jobs import JobStatus, ReasonClass, StageName, StageStatus
+from regraft.jobstore.notices import notify
 from regraft.models import Event, Job, Outbox, Stage
 
 
-def lock_job(session: Session, job_id: str) -> Job:
-    """The job's row, locked until the transaction ends.
+def lock_job(session: Session, job_id: str, *, project: str | None = None) -> Job:
+    """The job's row, locked until the transaction ends; with `project`, only if it is that project's.
 
     Raises:
         NotFoundError: there is no such job.
     """
     job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
-    if job is None:
-        raise NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
+    if job is None or project not in (None, job.project_id):
+        raise no_such_job(job_id)
     return job
+
+
+def no_such_job(job_id: str) -> NotFoundError:
+    """The same, whether there is none or it is another project's."""
+    return NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
 
 
 def stages_of(session: Session, job: Job) -> list[Stage]:
@@ -46,9 +52,14 @@ def add_event(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Append to the job's history; the job's row is the counter."""
-    statement = update(Job).where(Job.id == job.id).values(last_event=Job.last_event + 1).returning(Job.last_event)
-    seq = session.execute(statement).scalar_one()
-    session.add(Event(job_id=job.id, seq=seq, stage=stage, level=level, type=type_, message=message, data=data))
+    counted = update(Job).where(Job.id == job.id).values(last_event=Job.last_event + 1)
+    watched = Job.watched_until > func.now()
+    seq, is_watched = session.execute(counted.returning(Job.last_event, watched)).one()
+    row = Event(job_id=job.id, project_id=job.project_id, seq=seq, stage=stage, level=level, type=type_)
+    row.message, row.data = message, data
+    session.add(row)
+    if is_watched:
+        notify(session, job.id)
 
 
 def set_stage(session: Session, job: Job, stage: Stage, status: StageStatus, *, message: str | None = None) -> None:
@@ -66,7 +77,7 @@ def announce(session: Session, stage: Stage, *, delay: float = 0.0) -> None:
     at = func.now() + timedelta(seconds=delay)
     stage.available_at = at
     stage.announced_at = at
-    session.add(Outbox(stage_id=stage.id, queue=stage.queue, available_at=at))
+    session.add(Outbox(stage_id=stage.id, project_id=stage.project_id, queue=stage.queue, available_at=at))
 
 
 def advance(session: Session, job: Job) -> None:
@@ -75,13 +86,27 @@ def advance(session: Session, job: Job) -> None:
     failed = next((stage for stage in stages if stage.status == StageStatus.FAILED), None)
     if failed is not None:
         _give_up_the_rest(session, job, stages, failed)
+    if job.status in rules.JOB_HELD:
+        _hold(session, job, stages)
+    else:
+        _make_ready(session, job, stages)
     statuses = {StageName(stage.name): StageStatus(stage.status) for stage in stages}
-    for name in rules.now_ready(statuses):
-        stage = next(stage for stage in stages if stage.name == name)
-        set_stage(session, job, stage, StageStatus.READY)
-        announce(session, stage)
-        statuses[name] = StageStatus.READY
     _set_job_status(session, job, rules.status_of_job(JobStatus(job.status), statuses), failed)
+
+
+def _make_ready(session: Session, job: Job, stages: list[Stage]) -> None:
+    ready = rules.now_ready({StageName(stage.name): StageStatus(stage.status) for stage in stages})
+    for stage in stages:
+        if stage.name in ready:
+            set_stage(session, job, stage, StageStatus.READY)
+            announce(session, stage)
+
+
+def _hold(session: Session, job: Job, stages: list[Stage]) -> None:
+    """A held job's stages cannot be claimed: a hint that is still on its way finds nothing ready."""
+    for stage in stages:
+        if stage.status == StageStatus.READY:
+            set_stage(session, job, stage, StageStatus.PENDING)
 
 
 def _give_up_the_rest(session: Session, job: Job, stages: list[Stage], failed: Stage) -> None:

@@ -14,8 +14,8 @@ from regraft.settings import Settings
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
-def make_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
-    """An engine for `settings.database_url`.
+def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float | None = None) -> Engine:
+    """An engine for `settings.database_url`; with `lock_seconds` no statement waits longer for a lock.
 
     Raises:
         InvalidInputError: the URL is missing or is not PostgreSQL's.
@@ -28,7 +28,10 @@ def make_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    return create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args={"connect_timeout": 10})
+    arguments: dict[str, object] = {"connect_timeout": 10}
+    if lock_seconds is not None:
+        arguments["options"] = f"-c lock_timeout={int(lock_seconds * 1000)}"
+    return create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args=arguments)
 
 
 def alembic_config(engine: Engine) -> Config:

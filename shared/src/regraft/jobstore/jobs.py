@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,11 +9,11 @@ from sqlalchemy import Engine, Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
-from regraft.errors import ConflictError, NotFoundError
-from regraft.jobs import NEEDS, JobStatus, StageStatus
-from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
-from regraft.models import Artifact, Event, Job, Metric, Stage
-from regraft.plan import queue_for
+from regraft.errors import ConflictError, InvalidInputError
+from regraft.jobs import JobStatus, StageStatus
+from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage, stages_of
+from regraft.jobstore.creation import Accepted, create
+from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric
 from regraft.specs import JobSpec
 
 Order = Literal["asc", "desc"]
@@ -23,42 +22,45 @@ Order = Literal["asc", "desc"]
 class Jobs:
     """Rows returned are detached: what was read is there, nothing more is fetched."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, project: str = DEFAULT_PROJECT) -> None:
         self._engine = engine
+        self._project = project
 
     def create(self, spec: JobSpec, *, warnings: Sequence[str] = ()) -> Job:
-        """Write the job, its stages, its first event and the first messages in one transaction."""
-        job_id = f"job-{secrets.token_hex(8)}"
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            job = Job(
-                id=job_id,
-                name=spec.name,
-                spec=spec.model_dump(mode="json", by_alias=True),
-                labels=dict(spec.labels),
-                warnings=list(warnings),
-                status=JobStatus.QUEUED,
-            )
-            session.add(job)
-            session.flush()
-            session.add_all(_stages(job_id, spec))
-            session.flush()
-            add_event(session, job, "job is queued", type_="state", data={"status": JobStatus.QUEUED})
-            for warning in warnings:
-                add_event(session, job, warning, level="warn")
-            advance(session, job)
-        return self.get(job_id)
+        """Write the job, its stages, its first events and the first messages in one transaction."""
+        return self.get(self.submit(spec, warnings=warnings).id)
+
+    def submit(self, spec: JobSpec, *, warnings: Sequence[str] = (), key: str | None = None) -> Accepted:
+        """The same, answering with the job as it was created; with a key, only the first of equal requests creates.
+
+        Raises:
+            InvalidInputError: the key was used for another request.
+            ConflictError: the first request with this key is still being worked on.
+        """
+        return create(self._engine, spec, project=self._project, warnings=warnings, key=key)
 
     def get(self, job_id: str) -> Job:
         """One job with its stages and attempts.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is none, or it is another project's.
         """
         with Session(self._engine, expire_on_commit=False) as session:
             job = session.get(Job, job_id)
-            if job is None:
-                raise NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
+            if job is None or job.project_id != self._project:
+                raise no_such_job(job_id)
             return job
+
+    def exists(self, job_id: str) -> None:
+        """Nothing, if there is such a job.
+
+        Raises:
+            NotFoundError: there is none, or it is another project's.
+        """
+        with self._engine.connect() as connection:
+            mine = select(Job.id).where(Job.id == job_id, Job.project_id == self._project)
+            if connection.execute(mine).first() is None:
+                raise no_such_job(job_id)
 
     def find(
         self,
@@ -71,7 +73,7 @@ class Jobs:
         order: Order = "desc",
     ) -> tuple[list[Job], bool]:
         """Up to `limit` jobs in the order they were created, and whether there are more."""
-        statement = select(Job)
+        statement = select(Job).where(Job.project_id == self._project)
         if status is not None:
             statement = statement.where(Job.status == status)
         if labels:
@@ -79,7 +81,7 @@ class Jobs:
         with Session(self._engine, expire_on_commit=False) as session:
             for cursor, forward in ((after, order == "asc"), (before, order == "desc")):
                 if cursor is not None:
-                    statement = _past(session, statement, cursor, forward=forward)
+                    statement = self._past(session, statement, cursor, forward=forward)
             # `before` asks for the page that ends at the cursor: read backwards from it, then turn round.
             backwards = before is not None
             ascending = (order == "asc") != backwards
@@ -96,7 +98,7 @@ class Jobs:
             ConflictError: it has ended.
         """
         with Session(self._engine) as session, session.begin():
-            job = lock_job(session, job_id)
+            job = lock_job(session, job_id, project=self._project)
             status = JobStatus(job.status)
             if status in rules.JOB_ENDED:
                 raise ConflictError(f"the job has already {status}", field="job_id", value=job_id)
@@ -112,7 +114,7 @@ class Jobs:
 
     def events(self, job_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
         """Events with a sequence number above `after`."""
-        self.get(job_id)
+        self.exists(job_id)
         statement = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq)
         return self._page(statement, limit)
 
@@ -120,7 +122,7 @@ class Jobs:
         self, job_id: str, *, names: Sequence[str], after: tuple[int, str, str] | None, limit: int
     ) -> tuple[list[Metric], bool]:
         """Points in the order of (step, stage, name), after the one that `after` names."""
-        self.get(job_id)
+        self.exists(job_id)
         key = (Metric.step, Metric.stage, Metric.name)
         statement = select(Metric).where(Metric.job_id == job_id)
         if after is not None:
@@ -129,10 +131,12 @@ class Jobs:
             statement = statement.where(Metric.name.in_(names))
         return self._page(statement.order_by(*key), limit)
 
-    def artifacts(self, job_id: str, *, kind: str, after: str | None, limit: int) -> tuple[list[Artifact], bool]:
-        """Artifacts of a kind in the order they were published, after the one with the id `after`."""
-        self.get(job_id)
-        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind == kind)
+    def artifacts(
+        self, job_id: str, *, kinds: Sequence[str], after: str | None, limit: int
+    ) -> tuple[list[Artifact], bool]:
+        """Artifacts of these kinds in the order they were published, after the one with the id `after`."""
+        self.exists(job_id)
+        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(kinds))
         if after is not None:
             seq = select(Artifact.seq).where(Artifact.id == after).scalar_subquery()
             statement = statement.where(Artifact.seq > seq)
@@ -143,25 +147,9 @@ class Jobs:
             rows = list(session.scalars(statement.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 
-
-def _stages(job_id: str, spec: JobSpec) -> list[Stage]:
-    return [
-        Stage(
-            id=f"{job_id}.{name}",
-            job_id=job_id,
-            name=name,
-            position=position,
-            queue=queue_for(name, spec),
-            status=StageStatus.PENDING,
-        )
-        for position, name in enumerate(NEEDS)
-    ]
-
-
-def _past(session: Session, statement: Select[Any], job_id: str, *, forward: bool) -> Select[Any]:
-    seq = session.scalar(select(Job.seq).where(Job.id == job_id))
-    if seq is None:
-        raise NotFoundError(
-            "the cursor is not a job", field="after", value=job_id, remedy="Use the id of a listed job."
-        )
-    return statement.where(Job.seq > seq if forward else Job.seq < seq)
+    def _past(self, session: Session, statement: Select[Any], job_id: str, *, forward: bool) -> Select[Any]:
+        seq = session.scalar(select(Job.seq).where(Job.id == job_id, Job.project_id == self._project))
+        if seq is None:
+            remedy = "Use the id of a listed job."
+            raise InvalidInputError("the cursor is not a job", field="after", value=job_id, remedy=remedy)
+        return statement.where(Job.seq > seq if forward else Job.seq < seq)

@@ -21,7 +21,7 @@ from regraft.errors import FencedError
 from regraft.jobs import STAGE_DONE, JobStatus, StageName, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, stages_of
 from regraft.jobstore.outcomes import Outcome, settle
-from regraft.models import Artifact, Attempt, Job, Metric, Stage
+from regraft.models import DEFAULT_PROJECT, Artifact, Attempt, Job, Metric, Stage
 from regraft.settings import Settings
 from regraft.specs import JobSpec
 
@@ -42,6 +42,7 @@ class Claim:
     spec: JobSpec
     results: Mapping[StageName, Mapping[str, Any]]
     """What the finished stages of the job handed back."""
+    project_id: str = DEFAULT_PROJECT
 
 
 class Wanted(StrEnum):
@@ -49,6 +50,8 @@ class Wanted(StrEnum):
 
     GO_ON = "go_on"
     CANCEL = "cancel"
+    PAUSE = "pause"
+    """Save and stop; the stage goes on when the job is resumed."""
     DROP = "drop"
     """Another stage of the job has failed; this one's work is of no use."""
 
@@ -83,7 +86,8 @@ class Leases:
             stage = _take(session, stage_id, worker=worker, lease=self._lease())
             if stage is None:
                 return None
-            session.add(Attempt(stage_id=stage.id, epoch=stage.epoch, worker=worker, status="running"))
+            owner = {"stage_id": stage.id, "project_id": job.project_id}
+            session.add(Attempt(**owner, epoch=stage.epoch, worker=worker, status="running"))
             text = f"{stage.name} is running on {worker} (attempt {stage.epoch})"
             data = {"status": stage.status, "attempt": stage.epoch, "worker": worker}
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
@@ -113,6 +117,8 @@ class Leases:
             failed = select(Stage.id).where(Stage.job_id == claim.job_id, Stage.status == StageStatus.FAILED)
             if status == JobStatus.CANCELLING:
                 return Wanted.CANCEL
+            if status == JobStatus.PAUSING:
+                return Wanted.PAUSE
             return Wanted.DROP if session.scalar(failed.limit(1)) else Wanted.GO_ON
 
     def report(self, claim: Claim, report: Report) -> None:
@@ -174,6 +180,7 @@ def _claim(session: Session, job: Job, stage: Stage) -> Claim:
         epoch=stage.epoch,
         spec=JobSpec.model_validate(job.spec),
         results=results,
+        project_id=job.project_id,
     )
 
 
@@ -193,7 +200,8 @@ def _write_metrics(session: Session, claim: Claim, metrics: Sequence[Mapping[str
     unique = {(point["name"], point["step"]): point for point in metrics}
     if not unique:
         return
-    rows = [{"job_id": claim.job_id, "stage": claim.stage, "epoch": claim.epoch, **point} for point in unique.values()]
+    owner = {"project_id": claim.project_id, "job_id": claim.job_id, "stage": claim.stage, "epoch": claim.epoch}
+    rows = [{**owner, **point} for point in unique.values()]
     statement = insert(Metric).values(rows)
     changed = {name: statement.excluded[name] for name in ("value", "tokens_seen", "epoch", "created_at")}
     session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "name", "step"], set_=changed))
@@ -206,6 +214,7 @@ def _write_artifact(session: Session, claim: Claim, artifact: Mapping[str, Any])
         session.execute(update(Artifact).where(*same).values(detail=detail))
         return
     values = {"kind": artifact["kind"], "uri": artifact["uri"], "detail": dict(artifact["metadata"])}
+    values["project_id"] = claim.project_id
     row_id = f"art-{secrets.token_hex(8)}"
     statement = insert(Artifact).values(id=row_id, job_id=claim.job_id, stage=claim.stage, epoch=claim.epoch, **values)
     # A stage reports at least once: after a crash it says again what it had published.

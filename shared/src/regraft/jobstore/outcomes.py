@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from regraft.jobs import RETRIED, ReasonClass, StageStatus
+from regraft.jobs import JOB_HELD, RETRIED, ReasonClass, StageStatus
 from regraft.jobstore.advance import add_event, advance, announce, set_stage
 from regraft.models import Attempt, Job, Stage
 from regraft.settings import Settings
@@ -38,6 +38,8 @@ def settle(session: Session, job: Job, stage: Stage, outcome: Outcome, *, settin
         stage.result = outcome.result
         stage.reason = stage.reason_class = stage.message = None
         set_stage(session, job, stage, StageStatus(outcome.status))
+    elif outcome.status == "released" and job.status in JOB_HELD:
+        set_stage(session, job, stage, StageStatus.PENDING, message=outcome.message)
     elif outcome.status == "released":
         _again(session, job, stage, outcome, delay=0.0)
     elif outcome.status == "failed" and _may_retry(stage, outcome, settings):

@@ -1,143 +1,176 @@
-"""`/jobs`: create, look at, cancel."""
+"""`/jobs`: create, look at, change."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.responses import Response as Raw
+from pydantic import Field, ValidationError
 
+from regraft.allowed import check_uris
 from regraft.errors import InvalidInputError
 from regraft.jobs import JobStatus
-from regraft.planning import Plan
 from regraft.specs import JobSpec
+from regraft.specs.job import LabelKey, LabelValue
 from regraft_api import preflight
-from regraft_api.dependencies import Ctx
-from regraft_api.examples import JOBS
-from regraft_api.problems import MEDIA_TYPE
-from regraft_api.routes.plan import PLANNED, DryRun, PlanHash, dry_run_of
-from regraft_api.schemas import CheckpointView, EventView, JobView, MetricView, Page, Problem
+from regraft_api.dependencies import After, Before, Call, Caller, JobId, Limit
+from regraft_api.examples import CLONES, JOBS, PATCHES
+from regraft_api.problems import faults_of
+from regraft_api.routes.plan import PLANNED, DryRun, PlanHash, check_pinned, dry_run_of
+from regraft_api.routes.responses import BUSY, CHANGED, CONFLICT, NOT_FOUND
+from regraft_api.schemas import JobView, Page, Sent
+from regraft_api.strict_json import StrictRoute
 
-Responses = dict[int | str, dict[str, Any]]
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
-_PROBLEM = {"model": Problem, "content": {MEDIA_TYPE: {}}}
-NOT_FOUND: Responses = {404: {**_PROBLEM, "description": "There is no such job"}}
-INVALID: Responses = {
-    422: {**_PROBLEM, "description": "The request is refused; each fault names field, value and remedy"}
-}
-CONFLICT: Responses = {409: {**_PROBLEM, "description": "The job's state does not allow this"}}
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="Of any number of equal requests with this key one creates a job, and all get the same answer",
+    ),
+]
+IfMatch = Annotated[
+    str | None, Header(alias="If-Match", max_length=64, description="The ETag of the job as it was looked at")
+]
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses=INVALID)
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Items in a page")]
-After = Annotated[str | None, Query(description="Start after the item with this id")]
+class Clone(Sent):
+    """What the new job has otherwise than the old one."""
+
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Merged into the old job's spec (RFC 7396): objects field by field, null removes."""
 
 
-@router.post("", operation_id="createJob", status_code=202, summary="Create a job", responses={**PLANNED, **CONFLICT})
+class JobPatch(Sent):
+    """What can be changed of an accepted job."""
+
+    labels: dict[LabelKey, LabelValue] | None = Field(None, max_length=16)
+    """All labels the job has from now on."""
+
+
+@router.post(
+    "",
+    operation_id="createJob",
+    status_code=202,
+    summary="Create a job",
+    response_model=JobView,
+    responses={**PLANNED, **CONFLICT, **BUSY},
+)
 def create_job(
     spec: Annotated[JobSpec, Body(openapi_examples=JOBS)],
-    context: Ctx,
-    response: Response,
+    call: Caller,
+    idempotency_key: IdempotencyKey = None,
     dry_run: DryRun = False,
     plan_hash: PlanHash = None,
-) -> JobView | Plan:
+) -> Response:
     """Check a job and queue it. The answer comes before anything is computed; follow `Location`."""
-    preflight.check_pinned(spec, plan_hash, settings=context.settings)
-    if dry_run:
-        return dry_run_of(spec, context, response)
-    warnings = preflight.check(spec, settings=context.settings, workers=context.workers)
-    job = context.jobs.create(spec, warnings=warnings)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return JobView.of(job)
+    check_pinned(spec, call, plan_hash)
+    return dry_run_of(spec, call) if dry_run else _create(spec, call, idempotency_key)
 
 
 @router.get("", operation_id="listJobs", summary="List jobs")
 def list_jobs(
-    context: Ctx,
+    call: Caller,
     limit: Limit = 20,
     after: After = None,
-    before: Annotated[str | None, Query(description="End before the item with this id")] = None,
+    before: Before = None,
     status: JobStatus | None = None,
-    label: Annotated[list[str] | None, Query(description="key=value; may be given several times")] = None,
+    label: Annotated[
+        list[Annotated[str, Field(max_length=600, pattern="^[^\x00=]+=[^\x00]*$")]] | None,
+        Query(description="key=value; may be given several times", examples=[["team=news"]]),
+    ] = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Page[JobView]:
     """The newest first, unless `order` says otherwise."""
     if after is not None and before is not None:
         raise InvalidInputError("give one of after and before", field="before", value=before, remedy="Leave one out.")
-    rows, more = context.jobs.find(
-        limit=limit, after=after, before=before, status=status, labels=_labels(label or []), order=order
-    )
-    return _page([JobView.of(row) for row in rows], more)
+    labels = dict(pair.split("=", 1) for pair in label or [])
+    rows, more = call.jobs.find(limit=limit, after=after, before=before, status=status, labels=labels, order=order)
+    return Page[JobView].of([JobView.of(row) for row in rows], more)
 
 
 @router.get("/{job_id}", operation_id="getJob", summary="Look at a job", responses=NOT_FOUND)
-def get_job(job_id: str, context: Ctx) -> JobView:
+def get_job(job_id: JobId, call: Caller, response: Response) -> JobView:
     """Its state, its stages with attempts and progress, and the spec with every default filled in."""
-    return JobView.of(context.jobs.get(job_id))
+    return _answer(call, job_id, response)
 
 
-@router.get("/{job_id}/events", operation_id="listJobEvents", summary="A job's history", responses=NOT_FOUND)
-def list_events(
-    job_id: str,
-    context: Ctx,
-    after: Annotated[int, Query(ge=0, description="Start after the event with this id")] = 0,
-    limit: Limit = 20,
-) -> Page[EventView]:
-    """Oldest first."""
-    rows, more = context.jobs.events(job_id, after=after, limit=limit)
-    return _page([EventView.of(row) for row in rows], more)
-
-
-@router.get("/{job_id}/metrics", operation_id="listJobMetrics", summary="A job's metrics", responses=NOT_FOUND)
-def list_metrics(
-    job_id: str,
-    context: Ctx,
-    name: Annotated[list[str] | None, Query(description="Only these; may be given several times")] = None,
-    after: After = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Points in a page")] = 100,
-) -> Page[MetricView]:
-    """Points by step."""
-    rows, more = context.jobs.metrics(job_id, names=name or [], after=_metric_key(after), limit=limit)
-    return _page([MetricView.of(row) for row in rows], more)
-
-
-@router.get(
-    "/{job_id}/checkpoints", operation_id="listJobCheckpoints", summary="A job's checkpoints", responses=NOT_FOUND
+@router.patch(
+    "/{job_id}", operation_id="updateJob", summary="Change a job's labels", responses={**NOT_FOUND, **CHANGED}
 )
-def list_checkpoints(job_id: str, context: Ctx, after: After = None, limit: Limit = 20) -> Page[CheckpointView]:
-    """In the order they were published."""
-    rows, more = context.jobs.artifacts(job_id, kind="checkpoint", after=after, limit=limit)
-    return _page([CheckpointView.of(row) for row in rows], more)
+def update_job(
+    job_id: JobId,
+    patch: Annotated[JobPatch, Body(openapi_examples=PATCHES)],
+    call: Caller,
+    response: Response,
+    if_match: IfMatch = None,
+) -> JobView:
+    """With `If-Match` only if nobody has changed it in between. What is not given stays."""
+    call.control.update(job_id, labels=patch.labels, version=_version(if_match))
+    return _answer(call, job_id, response)
 
 
 @router.post(
-    "/{job_id}/cancel",
-    operation_id="cancelJob",
+    "/{job_id}/clone",
+    operation_id="cloneJob",
     status_code=202,
-    summary="Cancel a job",
-    responses={**NOT_FOUND, **CONFLICT},
+    summary="Create a job like another one",
+    response_model=JobView,
+    responses={**NOT_FOUND, **CONFLICT, **BUSY},
 )
-def cancel_job(job_id: str, context: Ctx) -> JobView:
-    """What runs is told to stop and what it has published stays; asking twice changes nothing."""
-    return JobView.of(context.jobs.cancel(job_id))
+def clone_job(
+    job_id: JobId,
+    clone: Annotated[Clone, Body(openapi_examples=CLONES)],
+    call: Caller,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """A new job with the spec of this one, changed where `overrides` says so, and checked like any other."""
+    try:
+        spec = JobSpec.model_validate(merged(call.jobs.get(job_id).spec, clone.overrides))
+    except ValidationError as error:
+        raise faults_of(error, ("body", "overrides")) from error
+    return _create(spec, call, idempotency_key)
 
 
-def _page(items: list[JobView] | list[EventView] | list[MetricView] | list[CheckpointView], more: bool) -> Page:  # type: ignore[type-arg]
-    first, last = (items[0].id, items[-1].id) if items else (None, None)
-    return Page(data=items, has_more=more, first_id=first, last_id=last)
+def _create(spec: JobSpec, call: Call, key: str | None) -> Response:
+    check_uris(spec, call.settings)
+    warnings = preflight.check(spec, settings=call.settings, workers=call.context.workers)
+    job = call.jobs.submit(spec, warnings=warnings, key=key)
+    # A replayed answer tells of the job as it was created, whatever became of it: the same answer to the same request.
+    headers = {"Location": f"/jobs/{job.id}", "ETag": _etag(1)}
+    if job.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    body = JobView.accepted(job, spec).model_dump_json()
+    return Raw(body, status_code=202, media_type="application/json", headers=headers)
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise InvalidInputError("a label is key=value", field="label", value=pair, remedy="Write label=team=news.")
-    return dict(pair.split("=", 1) for pair in pairs)
+def _answer(call: Call, job_id: str, response: Response) -> JobView:
+    view = JobView.of(call.jobs.get(job_id))
+    response.headers["ETag"] = _etag(view.version)
+    return view
 
 
-def _metric_key(cursor: str | None) -> tuple[int, str, str] | None:
-    if cursor is None:
+def _etag(version: int) -> str:
+    return f'"v{version}"'
+
+
+def _version(if_match: str | None) -> int | None:
+    """None: whatever it is. A tag that we never gave matches no version."""
+    if if_match is None or if_match.strip() == "*":
         return None
-    step, _, rest = cursor.partition(".")
-    stage, _, name = rest.partition(".")
-    if not step.isdecimal() or not name:
-        raise InvalidInputError("not the id of a metric", field="after", value=cursor, remedy="Use a page's last_id.")
-    return int(step), stage, name
+    digits = if_match.strip().removeprefix('"v').removesuffix('"')
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 9 else 0
+
+
+def merged(old: Any, change: Any) -> Any:
+    """A JSON merge patch applied (RFC 7396)."""
+    if not isinstance(change, dict):
+        return change
+    base = old if isinstance(old, dict) else {}
+    kept = {name: value for name, value in base.items() if name not in change}
+    return kept | {name: merged(base.get(name), value) for name, value in change.items() if value is not None}

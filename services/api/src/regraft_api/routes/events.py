@@ -1,0 +1,118 @@
+"""`/jobs/{id}/events`: a job's history, in pages or as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from regraft.jobs import JOB_ENDED
+from regraft.models import Event
+from regraft_api.dependencies import Call, Caller, JobId, Limit
+from regraft_api.hub import PAGE, Hub
+from regraft_api.routes.responses import NOT_FOUND
+from regraft_api.schemas import EventView, Page
+
+router = APIRouter(prefix="/jobs/{job_id}/events", tags=["events"], responses=NOT_FOUND)
+
+LARGEST = 2**63 - 1
+HEARTBEAT_SECONDS = 15.0
+STREAM = "text/event-stream"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+ENDED = {str(status) for status in JOB_ENDED}
+
+
+@router.get("", operation_id="listJobEvents", summary="A job's history")
+def list_events(
+    job_id: JobId,
+    call: Caller,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="Start after the event with this id")] = 0,
+    limit: Limit = 20,
+) -> Page[EventView]:
+    """Oldest first."""
+    rows, more = call.jobs.events(job_id, after=after, limit=limit)
+    return Page[EventView].of([EventView.of(row) for row in rows], more)
+
+
+@router.get(
+    "/stream",
+    operation_id="streamJobEvents",
+    summary="A job's history as it happens",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: `id`, `event` (`state` or `message`), `data` as in the list",
+            "content": {STREAM: {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The job has ended and there is nothing after the given id"},
+    },
+)
+async def stream_events(
+    job_id: JobId,
+    call: Caller,
+    last_event_id: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", max_length=19, pattern="^[0-9]{1,18}$", description="The last event received"),
+    ] = None,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="The same, for clients that set no header")] = 0,
+) -> Response:
+    """From the given event on, the oldest first; a comment now and then while nothing happens.
+
+    The stream ends when the job has. A reader that falls far behind is cut off and comes back with `Last-Event-ID`.
+    """
+    start = int(last_event_id) if last_event_id is not None else after
+    await asyncio.to_thread(call.jobs.exists, job_id)
+    if await _is_over(call, job_id, start):
+        return Response(status_code=204)
+    return StreamingResponse(_stream(call, job_id, start), media_type=STREAM, headers=HEADERS)
+
+
+async def _is_over(call: Call, job_id: str, after: int) -> bool:
+    if not await asyncio.to_thread(call.reading.ended, job_id):
+        return False
+    return not await asyncio.to_thread(call.context.hub.events, job_id, after)
+
+
+async def _stream(call: Call, job_id: str, after: int) -> AsyncIterator[bytes]:
+    hub = call.context.hub
+    yield b": stream of a job's events\n\n"
+    async with hub.watching(job_id) as reader:
+        async for event in _written(hub, job_id, after):
+            after = event.seq
+            yield _as_text(event)
+        if await asyncio.to_thread(call.reading.ended, job_id):
+            return
+        while True:
+            try:
+                event_or_end = await asyncio.wait_for(reader.get(), HEARTBEAT_SECONDS)
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if event_or_end is None:
+                return
+            if event_or_end.seq > after:
+                after = event_or_end.seq
+                yield _as_text(event_or_end)
+                if _ends(event_or_end):
+                    return
+
+
+async def _written(hub: Hub, job_id: str, after: int) -> AsyncIterator[Event]:
+    while True:
+        events = await asyncio.to_thread(hub.events, job_id, after)
+        for event in events:
+            yield event
+        if len(events) < PAGE:
+            return
+        after = events[-1].seq
+
+
+def _ends(event: Event) -> bool:
+    return event.stage is None and event.type == "state" and (event.data or {}).get("status") in ENDED
+
+
+def _as_text(event: Event) -> bytes:
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {EventView.of(event).model_dump_json()}\n\n".encode()

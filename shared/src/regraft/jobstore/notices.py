@@ -1,0 +1,37 @@
+"""Telling API processes that a job has new events, so that its watchers need not ask.
+
+A notification takes a lock of the whole database server until its transaction has been committed, so a fleet that
+notified with each event would commit one event at a time. Therefore only jobs that somebody watches are notified:
+`watch` says for how long, and `notify` is called with what the row says. A notification is a hint; whoever misses one
+finds the events when it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.orm import Session
+
+from regraft.models import Job
+
+EVENTS = "regraft_events"
+"""Channel; the payload is a job's id."""
+KEYS = "regraft_keys"
+"""Channel; a key was made or revoked."""
+WATCHED = timedelta(minutes=2)
+
+
+def notify(session: Session, job_id: str) -> None:
+    """Sent when the session's transaction is committed."""
+    session.execute(select(func.pg_notify(EVENTS, job_id)))
+
+
+def watch(engine: Engine, job_ids: Collection[str]) -> None:
+    """Have events of these jobs notified for the next `WATCHED`."""
+    # In the order of their ids, as whoever locks several rows should.
+    rows = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update()
+    with engine.begin() as connection:
+        found = [row.id for row in connection.execute(rows)]
+        connection.execute(update(Job).where(Job.id.in_(found)).values(watched_until=func.now() + WATCHED))
