@@ -17,6 +17,7 @@ from regraft.errors import InvalidInputError
 from regraft.settings import Settings
 from regraft.storage import is_published
 
+CONVERT_P2 = "convert\x06\x163"  # the broker's list for that priority
 ALL = ("api", "dispatcher", "dataprep", "worker")
 
 
@@ -138,9 +139,9 @@ def test_a_broker_flushed_between_two_stages_loses_nothing(settings: Settings, j
         job_id = running.submit(job)
         running.await_stage(job_id, "prepare", "succeeded")
         with redis.Redis.from_url(settings.redis_url) as broker:
-            assert broker.llen("convert") > 0  # the hint that is lost
+            assert broker.llen(CONVERT_P2) > 0  # the hint that is lost
             broker.flushall()
-            assert broker.llen("convert") == 0
+            assert broker.llen(CONVERT_P2) == 0
         running.start("worker")
         assert running.await_end(job_id)["status"] == "succeeded"
 

@@ -71,7 +71,7 @@ def let_leases_expire(engine: Engine) -> None:
 
 def sent(announcements: Announcements) -> list[tuple[str, str]]:
     messages: list[tuple[str, str]] = []
-    announcements.send(lambda queue, stage: messages.append((queue, stage)))
+    announcements.send(lambda queue, stage, priority: messages.append((queue, stage)))
     return messages
 
 
@@ -247,7 +247,7 @@ def test_a_lost_announcement_is_repeated_when_its_queue_is_empty(
 def test_messages_that_could_not_be_sent_stay(jobs: Jobs, announcements: Announcements) -> None:
     jobs.create(spec())
 
-    def refuse(queue: str, stage: str) -> None:
+    def refuse(queue: str, stage: str, priority: int) -> None:
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
@@ -298,9 +298,9 @@ def test_a_pruned_checkpoint_says_so(jobs: Jobs, leases: Leases) -> None:
     made = [{"kind": "checkpoint", "uri": f"file:///{step}", "metadata": {"step": step}} for step in (1, 2)]
     leases.report(held, Report(artifacts=made))
     leases.report(held, Report(artifacts=[{"kind": "pruned", "uri": "file:///1", "metadata": {}}]))
-    rows, _ = jobs.artifacts(job.id, kind="checkpoint", after=None, limit=10)
+    rows, _ = jobs.artifacts(job.id, kinds=["checkpoint"], after=None, limit=10)
     assert [row.detail for row in rows] == [{"step": 1, "state": "pruned"}, {"step": 2}]
-    assert jobs.artifacts(job.id, kind="checkpoint", after=rows[0].id, limit=10)[0][0].id == rows[1].id
+    assert jobs.artifacts(job.id, kinds=["checkpoint"], after=rows[0].id, limit=10)[0][0].id == rows[1].id
 
 
 def test_a_checkpoint_that_is_reported_twice_is_listed_once(jobs: Jobs, leases: Leases) -> None:
@@ -309,7 +309,7 @@ def test_a_checkpoint_that_is_reported_twice_is_listed_once(jobs: Jobs, leases: 
     made = {"kind": "checkpoint", "uri": "file:///1", "metadata": {"step": 1}}
     leases.report(held, Report(artifacts=[made]))
     leases.report(held, Report(artifacts=[made]))
-    assert len(jobs.artifacts(job.id, kind="checkpoint", after=None, limit=10)[0]) == 1
+    assert len(jobs.artifacts(job.id, kinds=["checkpoint"], after=None, limit=10)[0]) == 1
 
 
 def test_jobs_are_listed_in_pages_both_ways(jobs: Jobs) -> None:

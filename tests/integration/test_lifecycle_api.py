@@ -82,9 +82,8 @@ def test_a_key_whose_request_is_still_worked_on_is_a_conflict(
     job_id = Jobs(engine).create(spec()).id
     app = create_app(settings.model_copy(update={"check_files": False}))
     with TestClient(app, headers=key_for(settings)) as client, engine.begin() as other:
-        insert = text(
-            "INSERT INTO idempotency_keys (project_id, key, digest, job_id) VALUES ('default', 'k', 'd', :job)"
-        )
+        columns = "(project_id, key, digest, admitted, job_id)"
+        insert = text(f"INSERT INTO idempotency_keys {columns} VALUES ('default', 'k', 'd', true, :job)")
         other.execute(insert, {"job": job_id})
         answer = client.post("/jobs", json=JOB, headers={"Idempotency-Key": "k"})
         assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_flight")
@@ -226,13 +225,8 @@ def test_files_of_a_checkpoint_are_fetched_in_part_and_by_digest(
     part = client.get(url, headers={"Range": "bytes=16-31", "If-Range": whole.headers["etag"]})
     assert (part.status_code, part.content) == (206, bytes(range(16, 32)))
     assert client.get(url, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
-    for path in (
-        "../../secret",
-        "%2e%2e/%2e%2e/secret",
-        "manifest.json/../../x",
-        "nothing",
-        str(folder / "config.json"),
-    ):
+    absolute = str(folder / "config.json")
+    for path in ("../../secret", "%2e%2e/%2e%2e/secret", "manifest.json/../../x", "nothing", absolute):
         assert client.get(f"{base}/{found['id']}/files/{path}").status_code == 404, path
 
 
@@ -264,7 +258,7 @@ def test_what_can_be_asked_for_is_what_workers_say(client: TestClient, engine: E
     found = client.get("/capabilities").json()
     assert found["targets"] == [{"kind": "gpu", "devices": 8, "workers": 2, "facts": {"devices": 8, "name": "b"}}]
     assert found["sources"] == ["jsonl", "trc2"]
-    assert {"gptj", "gpt_neox"} <= set(found["families"])
+    assert {"gptj", "gpt-neox"} <= set(found["families"])
     assert "cs-1.8" in found["formats"]
     assert [worker["name"] for worker in found["workers"]] == ["a", "b", "d"]
 

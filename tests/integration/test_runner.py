@@ -77,7 +77,7 @@ def test_what_a_stage_says_is_stored(supervisor: Supervisor, jobs: Jobs, setting
     metrics, _ = jobs.metrics(stage.job_id, names=[], after=None, limit=10)
     assert [(row.step, row.value, row.tokens_seen) for row in metrics] == [(1, 5.0, 10), (2, 4.0, 20)]
     assert "halfway" in [event.message for event in jobs.events(stage.job_id, after=0, limit=50)[0]]
-    assert jobs.artifacts(stage.job_id, kind="dataset", after=None, limit=5)[0][0].detail == {"documents": 3}
+    assert jobs.artifacts(stage.job_id, kinds=["dataset"], after=None, limit=5)[0][0].detail == {"documents": 3}
     assert "goes to the log" in (settings.log_folder / stage.job_id / "prepare-1.log").read_text()
 
 
@@ -183,7 +183,7 @@ def test_the_child_dies_with_its_supervisor(
         "from regraft.settings import Settings; s = Settings();"
         "Supervisor(leases=Leases(make_engine(s), s), settings=s, worker='w', module='stage_double').run(sys.argv[1])"
     )
-    for name in ("database_url", "redis_url", "home"):
+    for name in ("database_url", "redis_url", "home", "allowed_roots"):
         monkeypatch.setenv(f"REGRAFT_{name.upper()}", str(getattr(settings, name)))
     process = subprocess.Popen([sys.executable, "-c", program, f"{job.id}.prepare"])
     child = int(eventually(lambda: saved.exists() and saved.read_text(), what="the child"))

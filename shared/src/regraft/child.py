@@ -1,11 +1,12 @@
 """The stage process: runs one computing core and tells its supervisor about it, one JSON object a line.
 
-The supervisor starts `python -m <service>.stage <stage>` with the task on standard input. Lines go to what was
-standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save and
-stop. The process dies with its supervisor.
+The supervisor starts `python -m <service>.stage <stage>` with the task as the first line on standard input. Lines go to
+what was standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save
+and stop. The process dies with its supervisor. Further lines on standard input say until when it may go on (see
+`tether`): one whose supervisor sleeps through a lease ends itself before another can start in its place.
 
-Line types: `step`, `artifact`, `event`, `invite`, and last one of `result`, `error`, `stopped`. No such last line: it
-crashed.
+Line types: `step`, `artifact`, `event`, `invite`, `alive`, and last one of `result`, `error`, `stopped`. No such last
+line: it crashed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -25,6 +27,7 @@ from regraft.jobs import ReasonClass
 from regraft.ports import Level, Progress
 from regraft.processes import die_with
 from regraft.specs import Spec
+from regraft.tether import hold
 
 StageFunction = Callable[[str, Progress], Spec]
 """Takes the task as JSON and a progress port, returns the result."""
@@ -32,6 +35,8 @@ StageFunction = Callable[[str, Progress], Spec]
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SUPERVISOR = "REGRAFT_SUPERVISOR_PID"
 """Environment variable with the process id that the stage process dies with."""
+ALIVE_SECONDS = 5.0
+OUT_OF_MEMORY_WORDS = ("CUDA out of memory", "out of memory", "can't allocate memory")
 
 
 class LineProgress:
@@ -40,6 +45,7 @@ class LineProgress:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._stop = threading.Event()
+        self._said = 0.0
 
     def step(
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
@@ -56,6 +62,9 @@ class LineProgress:
         self.write("invite", where=where, workers=workers)
 
     def should_stop(self) -> bool:
+        # Who asks has come round its loop: that is progress, also where there is no figure to report.
+        if time.monotonic() - self._said > ALIVE_SECONDS:
+            self.write("alive")
         return self._stop.is_set()
 
     def stop(self) -> None:
@@ -64,6 +73,7 @@ class LineProgress:
 
     def write(self, type_: str, **fields: Any) -> None:
         """One line, out at once."""
+        self._said = time.monotonic()
         self._out.write(json.dumps({"type": type_, **fields}) + "\n")
         self._out.flush()
 
@@ -76,7 +86,9 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     progress = LineProgress(out)
     signal.signal(signal.SIGTERM, lambda *_: progress.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
-    return _call(functions[sys.argv[1]], sys.stdin.read(), progress)
+    task = sys.stdin.readline()
+    hold(sys.stdin)
+    return _call(functions[sys.argv[1]], task, progress)
 
 
 def _call(function: StageFunction, task: str, progress: LineProgress) -> int:
@@ -89,13 +101,12 @@ def _call(function: StageFunction, task: str, progress: LineProgress) -> int:
         progress.write("error", **error_fields(error))
         return 1
     except MemoryError:
-        progress.write(
-            "error",
-            reason="out_of_memory",
-            reason_class=ReasonClass.CAPACITY,
-            message="not enough memory for this stage",
-        )
-        return 1
+        return _out_of_memory(progress, "not enough memory for this stage")
+    except RuntimeError as error:
+        # torch.OutOfMemoryError is one, and so is what its allocator of host memory raises; torch is not imported here.
+        if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in OUT_OF_MEMORY_WORDS):
+            raise
+        return _out_of_memory(progress, str(error).splitlines()[0])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -104,6 +115,11 @@ def _call(function: StageFunction, task: str, progress: LineProgress) -> int:
         return 1
     progress.write("result", result=result.model_dump(mode="json"))
     return 0
+
+
+def _out_of_memory(progress: LineProgress, message: str) -> int:
+    progress.write("error", reason="out_of_memory", reason_class=ReasonClass.CAPACITY, message=message)
+    return 1
 
 
 def error_fields(error: RegraftError) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_doctor, cli_jobs, cli_keys, cli_plan, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
     "jobs": "Submit jobs and look after them, through the API.",
     "keys": "Make and revoke keys of the API.",
     "serve": "Run one process of a deployment; settings come from the environment.",
+    "drain": "Maintenance: stop starting stages, and start again.",
     "sample": "Write sample inputs.",
     "trc2": "The documented preparation of TRC2, step by step.",
     "checkpoint": "Convert, describe and compare checkpoints.",
@@ -56,6 +57,9 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "up": up,
         "migrate": migrate,
         "serve dispatcher": serve_dispatcher,
+        "drain on": cli_operations.drain_on,
+        "drain off": cli_operations.drain_off,
+        "limits": cli_operations.limits,
         "plan": cli_plan.plan,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,

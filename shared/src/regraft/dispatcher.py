@@ -10,9 +10,8 @@ import signal
 import threading
 
 from redis.exceptions import RedisError
-from sqlalchemy.exc import OperationalError
 
-from regraft.jobstore import Announcements, make_engine
+from regraft.jobstore import UNREACHABLE, Announcements, make_engine
 from regraft.logs import log_to_stderr
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
@@ -37,7 +36,7 @@ class Dispatcher:
         while not self.stop.is_set():
             try:
                 sent = self.once(sweep=turn % SWEEP_EVERY == 0)
-            except (OperationalError, Broker.Unreachable, RedisError) as error:
+            except (*UNREACHABLE, Broker.Unreachable, RedisError) as error:
                 log.warning("a server is unreachable, trying again: %s", error)
                 self.stop.wait(1.0)
                 continue
@@ -48,9 +47,11 @@ class Dispatcher:
     def once(self, *, sweep: bool = True) -> int:
         """One turn; returns how many messages were sent."""
         if sweep:
+            self._announcements.forget()
             if reclaimed := self._announcements.reclaim():
                 log.warning("took %d stages back from silent workers", reclaimed)
             self._announcements.repeat(is_empty=self._broker.is_empty)
+        self._announcements.admit()
         return self._announcements.send(self._broker.publish)
 
 

@@ -63,6 +63,13 @@ class ConflictError(RegraftError):
     reason_class = ReasonClass.USER_ERROR
 
 
+class LimitError(RegraftError):
+    """A limit of the deployment or of a project is reached; later it may be possible."""
+
+    reason = "limit_reached"
+    reason_class = ReasonClass.LIMIT
+
+
 class FencedError(RegraftError):
     """Somebody else holds the stage by now: stop, write nothing."""
 

@@ -7,7 +7,7 @@ day one, so that a client written today knows them all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class ReasonClass(StrEnum):
@@ -22,7 +22,17 @@ class ReasonClass(StrEnum):
     USER_REQUEST = "user_request"
 
 
-RETRIED: frozenset[ReasonClass] = frozenset({ReasonClass.INFRASTRUCTURE})
+class Priority(IntEnum):
+    """Who goes first: in every queue, `p1` before `p2` before `p3`; within one, the older job."""
+
+    P1 = 1
+    P2 = 2
+    P3 = 3
+
+    @classmethod
+    def named(cls, name: str) -> Priority:
+        """`p1` is `Priority.P1`."""
+        return cls[name.upper()]
 
 
 class JobStatus(StrEnum):
@@ -91,6 +101,7 @@ STAGE_TRANSITIONS: Mapping[StageStatus, frozenset[StageStatus]] = {
 JOB_HELD = frozenset({_J.PAUSING, _J.PAUSED})
 """No stage of such a job is started; one that runs is asked to save and to stop."""
 JOB_ENDED = frozenset({_J.SUCCEEDED, _J.FAILED, _J.CANCELLED})
+JOB_STARTS_STAGES = frozenset({_J.QUEUED, _J.RUNNING})
 STAGE_DONE = frozenset({_S.SUCCEEDED, _S.CACHED, _S.SKIPPED})
 STAGE_ENDED = STAGE_DONE | {_S.FAILED, _S.CANCELLED}
 

@@ -27,6 +27,7 @@ class LineReader:
         self._stream = child.stdout
         self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._arrived = threading.Event()
+        self.closed = False
         self._thread = threading.Thread(target=self._read, name="stage-lines", daemon=True)
         self._thread.start()
 
@@ -46,6 +47,7 @@ class LineReader:
         """Wait until everything that the ended child wrote is read."""
         self._thread.join(timeout=10)
         self._stream.close()
+        self.closed = True
 
     def _read(self) -> None:
         for text in self._stream:
@@ -53,7 +55,8 @@ class LineReader:
                 line = json.loads(text)
             except ValueError:
                 continue  # half a line of a killed child
-            self._lines.put(line)
+            if isinstance(line, dict) and "type" in line:
+                self._lines.put(line)
             self._arrived.set()
         self._arrived.set()
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -26,6 +38,8 @@ class Base(DeclarativeBase):
 
 
 DEFAULT_PROJECT = "default"
+WAITING = "status = 'queued' AND admitted_at IS NULL"
+UNFINISHED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
 class OfProject:
@@ -38,7 +52,11 @@ class Job(OfProject, Base):
     """A request and where it stands."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("jobs_by_project", "project_id", "seq"),)
+    __table_args__ = (
+        Index("jobs_by_project", "project_id", "seq"),
+        Index("jobs_waiting", "project_id", "priority", "seq", postgresql_where=text(WAITING)),
+        Index("jobs_unfinished", "project_id", "status", postgresql_where=text(UNFINISHED)),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
@@ -47,6 +65,9 @@ class Job(OfProject, Base):
     labels: Mapped[Json]
     warnings: Mapped[list[str]]
     status: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
+    admitted_at: Mapped[datetime | None]
+    """Set when the job may start stages: at once, or when its project has fewer running jobs than its limit."""
     reason: Mapped[str | None]
     reason_class: Mapped[str | None]
     message: Mapped[str | None]
@@ -66,16 +87,26 @@ class Stage(OfProject, Base):
     """One step of a job. `epoch` is the fencing token: it rises with each claim, and a write with an old one fails."""
 
     __tablename__ = "stages"
-    __table_args__ = (Index("stages_by_status", "status", "lease_until"), Index("stages_by_job", "job_id"))
+    # No index holds `lease_until` or `progress`: renewing a lease then touches no index (a heap-only update).
+    __table_args__ = (
+        Index("stages_ready", "queue", "priority", "available_at", postgresql_where=text("status = 'ready'")),
+        Index("stages_announced", "announced_at", postgresql_where=text("status = 'ready'")),
+        Index("stages_running", "id", postgresql_where=text("status = 'running'")),
+        Index("stages_by_job", "job_id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     name: Mapped[str]
     position: Mapped[int]
     queue: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
     status: Mapped[str]
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """Failed attempts in a row that left nothing durable behind."""
+    override: Mapped[Json | None]
+    """What the next attempt does otherwise than the spec says, e.g. `{"micro_batch_size": 4}`."""
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -161,10 +192,12 @@ class Outbox(OfProject, Base):
     """A message to be sent, written in the transaction that makes it true."""
 
     __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_order", "priority", "id"), Index("outbox_by_stage", "stage_id"))
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     stage_id: Mapped[str] = mapped_column(ForeignKey("stages.id", ondelete="CASCADE"))
     queue: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -208,5 +241,31 @@ class IdempotencyKey(Base):
     project_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[str]
+    admitted: Mapped[bool]
+    """Whether the job could start stages at once, as the first answer said."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProjectLimit(Base):
+    """How much a project may have at a time; null: any number. Admission locks the row."""
+
+    __tablename__ = "project_limits"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    max_unfinished: Mapped[int | None]
+    """Jobs that have not ended; a further one is refused."""
+    max_running: Mapped[int | None]
+    """Jobs that run; further ones wait in the order of their priority."""
+
+
+class Maintenance(Base):
+    """One row: while `draining`, nothing new is claimed and what runs goes on."""
+
+    __tablename__ = "maintenance"
+    __table_args__ = (CheckConstraint("id = 1", name="maintenance_is_one_row"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    note: Mapped[str | None]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())

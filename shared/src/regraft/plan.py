@@ -14,6 +14,7 @@ from regraft.specs import (
     JobSpec,
     PrepareTask,
     Spec,
+    TrainingSpec,
     TrainTask,
 )
 
@@ -28,8 +29,19 @@ def queue_for(stage: StageName, spec: JobSpec) -> str:
     return f"{stage}.{spec.target.kind}" if stage in ON_TARGET else str(stage)
 
 
-def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, storage: str) -> Spec:
-    """The task of a stage whose needs are met; `results` holds what finished stages handed back."""
+def task_for(
+    stage: StageName,
+    *,
+    job_id: str,
+    spec: JobSpec,
+    results: Results,
+    storage: str,
+    override: Mapping[str, Any] | None = None,
+) -> Spec:
+    """The task of a stage whose needs are met; `results` holds what finished stages handed back.
+
+    `override` is what this attempt does otherwise than the spec says: fields of `training`.
+    """
     folder = f"{storage.rstrip('/')}/jobs/{job_id}"
     match stage:
         case StageName.PREPARE:
@@ -40,7 +52,7 @@ def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, 
             return TrainTask(
                 dataset_uri=results[StageName.PREPARE]["uri"],
                 checkpoint_uri=results[StageName.CONVERT]["uri"],
-                training=spec.training,
+                training=_overridden(spec.training, override or {}),
                 target=spec.target,
                 output_uri=f"{folder}/train",
             )
@@ -54,6 +66,11 @@ def task_for(stage: StageName, *, job_id: str, spec: JobSpec, results: Results, 
                 output_uri=f"{folder}/export",
                 provenance=_provenance(job_id, spec, results),
             )
+
+
+def _overridden(training: TrainingSpec, override: Mapping[str, Any]) -> TrainingSpec:
+    known = {name: value for name, value in override.items() if name in TrainingSpec.model_fields}
+    return training.model_copy(update=known)
 
 
 def _prepare(spec: JobSpec, storage: str) -> PrepareTask:

@@ -5,18 +5,26 @@ So it is acknowledged before it is worked on, nothing is stored about its result
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from celery import Celery
+from celery.worker import WorkController, state
+from celery.worker.request import Request
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from kombu.message import Message
 
 from regraft.errors import InvalidInputError
+from regraft.jobs import Priority
 from regraft.settings import Settings
 
 TASK = "regraft.run_stage"
 ASSIST = "regraft.assist"
+BROKER_PRIORITY = {Priority.P1: 0, Priority.P2: 3, Priority.P3: 6}
+"""Of a message; the broker keeps a list for each and hands the lowest out first."""
 INVITATION_SECONDS = 300
 """A hint to help that nobody has taken for so long is dropped."""
 
@@ -45,7 +53,14 @@ def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
+        # A broker that swallows packets is an error within seconds, not when TCP gives up a quarter of an hour later.
+        broker_transport_options={
+            "socket_connect_timeout": 5,
+            "socket_timeout": 10,
+            "socket_keepalive": True,
+            "queue_order_strategy": "priority",
+            "priority_steps": sorted(BROKER_PRIORITY.values()),
+        },
         task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]
         task_create_missing_queues=True,
     )
@@ -66,7 +81,30 @@ def invite(app: Celery, *, queue: str, where: str, workers: int) -> None:
     """Ask the workers of a queue to help at a work folder. When the broker is away nobody is asked."""
     with suppress(OperationalError):
         for _ in range(workers):
-            app.send_task(ASSIST, args=[where], queue=queue, retry=False, expires=INVITATION_SECONDS)
+            app.send_task(
+                ASSIST,
+                args=[where],
+                queue=queue,
+                retry=False,
+                priority=BROKER_PRIORITY[Priority.P3],
+                expires=INVITATION_SECONDS,
+            )
+
+
+def hand_over(worker: WorkController, stage_id: str) -> None:
+    """Give a worker a task as if a message had come: it waits for the pool's thread, and `celery inspect` shows it."""
+    app = worker.app
+    made = app.amqp.as_task_v2(f"polled-{uuid.uuid4()}", TASK, args=[stage_id], ignore_result=True)
+    body = json.dumps(made.body)
+    message = Message(body=body, headers=made.headers, properties=made.properties)  # type: ignore[no-untyped-call]
+    request = Request(message, app=app, hostname=worker.hostname, body=made.body, headers=made.headers, decoded=True)
+    state.task_reserved(request)
+    request.execute_using_pool(worker.pool)
+
+
+def is_busy() -> bool:
+    """Whether this process's worker has a task, running or waiting for its thread."""
+    return bool(state.reserved_requests or state.active_requests)
 
 
 class Broker:
@@ -77,9 +115,11 @@ class Broker:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def publish(self, queue: str, stage_id: str) -> None:
+    def publish(self, queue: str, stage_id: str, priority: int = Priority.P2) -> None:
         """Send the hint. Raises `Broker.Unreachable` at once when the broker is away; the outbox tries again."""
-        self._app.send_task(TASK, args=[stage_id], queue=queue, retry=False)
+        self._app.send_task(
+            TASK, args=[stage_id], queue=queue, priority=BROKER_PRIORITY[Priority(priority)], retry=False
+        )
 
     def is_empty(self, queue: str) -> bool:
         """Whether no hint waits in the queue."""

@@ -45,13 +45,27 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, gt=0)
     """How long a worker may be silent before its stage is given to another."""
     max_attempts: int = Field(3, ge=1)
-    """Tries of one stage when it fails for a reason that a retry can mend."""
+    """Tries of one stage in a row that fail for a reason that a retry can mend and leave nothing durable behind."""
     retry_seconds: float = Field(5.0, ge=0)
     """Wait before the second try; doubled for each further one."""
+    retry_max_seconds: float = Field(600.0, ge=0)
+    """The longest wait between two tries."""
+    capacity_attempts: int = Field(10, ge=1)
+    """Tries of one stage in a row when a disk is full."""
+    capacity_seconds: float = Field(60.0, ge=0)
+    """Wait before the second of them; doubled for each further one."""
+    retry_budget: int = Field(100, ge=1)
+    """Attempts of one stage in all, whatever they achieved."""
     announce_seconds: float = Field(15.0, gt=0)
     """A ready stage that nobody has taken is announced again after this long."""
     stop_seconds: float = Field(120.0, gt=0)
     """How long a stage may take to save when it is asked to stop; then it is killed."""
+    hang_seconds: float = Field(1800.0, gt=0)
+    """A stage process that reports no progress for so long is killed and tried again."""
+    poll_seconds: float = Field(5.0, gt=0)
+    """An idle worker looks for ready stages in the database this often, whatever the broker does."""
+    log_bytes: int = Field(16 * 1024**2, ge=4096)
+    """Size at which the log of a stage process is rotated; four older parts are kept."""
     log_level: str = "INFO"
     """Level of the processes' own logs."""
     log_format: Literal["json", "text"] = "json"

@@ -1,13 +1,15 @@
 """The life of a Celery worker that supervises stages: start, heartbeat row, drain on SIGTERM.
 
 One pool thread, so one stage at a time; the pool is made of threads because the work is in child processes and the
-supervisor must outlive their crashes.
+supervisor must outlive their crashes. A worker whose broker is away keeps what it runs and finds new work in the
+database.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +19,11 @@ from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker import WorkController
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
 
-from regraft.jobstore import Leases, Workers
-from regraft.queue import invite, register, register_assistance
+from regraft.jobstore import UNREACHABLE, Leases, Workers
+from regraft.queue import hand_over, invite, is_busy, register, register_assistance
 from regraft.runner import Supervisor
 from regraft.settings import Settings
 
@@ -53,15 +55,19 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     )
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
+    supervisor.clear_away()
     beat = Heartbeat(Workers(engine), name, service)
-    # Celery connects signals weakly; these two live as long as this call.
-    started: Callable[..., None] = lambda **_: beat.start()  # noqa: E731
+    poller = Poller(supervisor, service.queues, on_start=beat.start)
+    # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
+    # only once the broker has answered.
+    begins: Callable[..., None] = lambda sender, **_: poller.start(sender)  # noqa: E731
     leaving: Callable[..., None] = lambda **_: supervisor.drain.set()  # noqa: E731
-    signals.worker_ready.connect(started, weak=False)
+    signals.worker_init.connect(begins, weak=False)
     signals.worker_shutting_down.connect(leaving, weak=False)
     try:
         app.worker_main(_arguments(name, settings))
     finally:
+        poller.stop()
         beat.stop()
 
 
@@ -73,6 +79,47 @@ def _invite(app: Celery, queue: str | None, where: str, workers: int) -> None:
 def _arguments(name: str, settings: Settings) -> list[str]:
     flags = ["--pool=threads", "--concurrency=1", "--without-gossip", "--without-mingle"]
     return ["worker", f"--hostname={name}", f"--loglevel={settings.log_level}", *flags]
+
+
+class Poller:
+    """Looks for ready stages in the database while the worker is idle, from a thread of its own."""
+
+    STARTING_SECONDS = 0.2
+
+    def __init__(self, supervisor: Supervisor, queues: Sequence[str], *, on_start: Callable[[], None]) -> None:
+        self._supervisor = supervisor
+        self._queues = queues
+        self._on_start = on_start
+        self._stop = threading.Event()
+
+    def start(self, worker: WorkController) -> None:
+        """Begin, once the worker can take a task."""
+        threading.Thread(target=self._run, args=(worker,), name="poller", daemon=True).start()
+
+    def stop(self) -> None:
+        """End before the next look."""
+        self._stop.set()
+
+    def _run(self, worker: WorkController) -> None:
+        while getattr(worker, "pool", None) is None:
+            if self._stop.wait(self.STARTING_SECONDS):
+                return
+        self._on_start()
+        seconds = self._supervisor.settings.poll_seconds
+        # Spread, so that a fleet that was started at once does not ask at once.
+        while not self._stop.wait(seconds * random.uniform(0.5, 1.5)):
+            self._look(worker)
+
+    def _look(self, worker: WorkController) -> None:
+        if is_busy() or self._supervisor.drain.is_set():
+            return
+        try:
+            waiting = self._supervisor.leases.ready(self._queues, limit=1)
+        except UNREACHABLE as error:
+            log.warning("the database is unreachable, trying again: %s", error)
+            return
+        for stage_id in waiting:
+            hand_over(worker, stage_id)
 
 
 class Heartbeat:
@@ -97,14 +144,14 @@ class Heartbeat:
         self._thread.join(timeout=5)
         try:
             self._workers.gone(self._name)
-        except OperationalError as error:
+        except UNREACHABLE as error:
             log.warning("could not sign off: %s", error)
 
     def _run(self) -> None:
         while True:
             try:
                 self._beat()
-            except OperationalError as error:
+            except UNREACHABLE as error:
                 log.warning("the database is unreachable, trying again: %s", error)
             if self._stop.wait(BEAT_SECONDS):
                 return

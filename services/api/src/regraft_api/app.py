@@ -29,7 +29,7 @@ export. Every request but those for health and documentation carries `Authorizat
 problem details that name the field, the value and the remedy.
 """
 ROUTES = (jobs, plan, control, events, metrics, logs, checkpoints, fleet, keys, health, prometheus)
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 10.0
 POOL = 20
 
 

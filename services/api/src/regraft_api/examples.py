@@ -50,4 +50,7 @@ CLONES: Any = {
     "same": {"summary": "The same again", "value": {}},
 }
 
-PATCHES: Any = {"labels": {"summary": "Other labels", "value": {"labels": {"team": "news", "kept": "yes"}}}}
+PATCHES: Any = {
+    "labels": {"summary": "Other labels", "value": {"labels": {"team": "news"}}},
+    "first": {"summary": "Go first", "value": {"priority": "p1"}},
+}

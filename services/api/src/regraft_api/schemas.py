@@ -124,6 +124,8 @@ class JobView(View):
     message: str | None = None
     percent: float
     """Of all stages; each counts the same."""
+    priority: str
+    """`p1`, `p2`, `p3`."""
     labels: dict[str, str]
     warnings: list[str]
     """Accepted, but worth knowing."""
@@ -140,17 +142,22 @@ class JobView(View):
     def of(cls, row: Job) -> JobView:
         """From its row."""
         stages = [StageView.of(stage) for stage in row.stages]
-        return cls.model_validate({**row.__dict__, "stages": stages, "percent": _percent(stages)})
+        return cls.model_validate(
+            {**row.__dict__, "stages": stages, "percent": _percent(stages), "priority": f"p{row.priority}"}
+        )
 
     @classmethod
     def accepted(cls, job: Accepted, spec: JobSpec) -> JobView:
         """As it was when it was created; the stages follow from its spec."""
-        stages = [StageView(name=stage["name"], status=stage["status"]) for stage in first_stages(spec)]
+        stages = [
+            StageView(name=stage["name"], status=stage["status"]) for stage in first_stages(spec, admitted=job.admitted)
+        ]
         return cls(
             id=job.id,
             name=spec.name,
             status=JobStatus.QUEUED,
             percent=0.0,
+            priority=spec.priority,
             labels=job.spec["labels"],
             warnings=list(job.warnings),
             stages=stages,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from regraft import jobs as rules
 from regraft.errors import NotFoundError
 from regraft.jobs import JobStatus, ReasonClass, StageName, StageStatus
+from regraft.jobstore.limits import admitted
 from regraft.jobstore.notices import notify
 from regraft.models import Event, Job, Outbox, Stage
 
@@ -77,7 +78,9 @@ def announce(session: Session, stage: Stage, *, delay: float = 0.0) -> None:
     at = func.now() + timedelta(seconds=delay)
     stage.available_at = at
     stage.announced_at = at
-    session.add(Outbox(stage_id=stage.id, project_id=stage.project_id, queue=stage.queue, available_at=at))
+    row = Outbox(stage_id=stage.id, project_id=stage.project_id, queue=stage.queue, available_at=at)
+    row.priority = stage.priority
+    session.add(row)
 
 
 def advance(session: Session, job: Job) -> None:
@@ -88,7 +91,7 @@ def advance(session: Session, job: Job) -> None:
         _give_up_the_rest(session, job, stages, failed)
     if job.status in rules.JOB_HELD:
         _hold(session, job, stages)
-    else:
+    elif job.status in rules.JOB_STARTS_STAGES and admitted(session, job):
         _make_ready(session, job, stages)
     statuses = {StageName(stage.name): StageStatus(stage.status) for stage in stages}
     _set_job_status(session, job, rules.status_of_job(JobStatus(job.status), statuses), failed)
@@ -129,6 +132,8 @@ def _set_job_status(session: Session, job: Job, status: JobStatus, failed: Stage
         job.reason, job.reason_class = "cancelled", ReasonClass.USER_REQUEST
     if status in rules.JOB_ENDED:
         job.finished_at = func.now()
+    if status in rules.JOB_ENDED or status is JobStatus.PAUSED:
+        job.admitted_at = None  # its slot is free; one that goes on later waits its turn again
     level = "error" if status is JobStatus.FAILED else "info"
     add_event(session, job, f"job is {status}", level=level, type_="state", data={"status": status})
     session.flush()

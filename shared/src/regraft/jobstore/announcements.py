@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from regraft.jobs import ReasonClass, StageStatus
-from regraft.jobstore.advance import announce, lock_job
+from regraft.jobstore.advance import advance, announce, lock_job
+from regraft.jobstore.limits import next_to_admit
 from regraft.jobstore.outcomes import Outcome, settle
-from regraft.models import Outbox, Stage
+from regraft.models import Outbox, Stage, Worker
 from regraft.settings import Settings
 
 BATCH = 100
+PUT_OFF = timedelta(minutes=1)
+FORGOTTEN = timedelta(days=1)
+Publish = Callable[[str, str, int], None]
+"""Sends one message: queue, stage id, priority (1 first)."""
 
 
 class Announcements:
@@ -24,24 +30,43 @@ class Announcements:
         self._engine = engine
         self._settings = settings
 
-    def send(self, publish: Callable[[str, str], None]) -> int:
-        """Hand up to a batch of due messages to `publish(queue, stage_id)` and forget them; returns how many.
+    def send(self, publish: Publish) -> int:
+        """Hand up to a batch of due messages to `publish(queue, stage_id, priority)` and forget them; returns how many.
 
-        When `publish` raises, the messages stay and the exception goes on: a message may be sent twice, never lost.
+        No transaction is open meanwhile: the batch is put off first, so that no other dispatcher takes it. When
+        `publish` raises, what it did not take is due again and the exception goes on; a dispatcher that dies sends
+        again later: a message may be sent twice, never lost.
         """
+        batch = self._put_off()
+        sent: list[int] = []
+        try:
+            for row in batch:
+                publish(row.queue, row.stage_id, row.priority)
+                sent.append(row.id)
+        finally:
+            self._forget(sent, due_again=[row.id for row in batch[len(sent) :]])
+        return len(sent)
+
+    def _put_off(self) -> list[Any]:
         due = (
-            select(Outbox)
+            select(Outbox.id)
             .where(Outbox.available_at <= func.now())
-            .order_by(Outbox.id)
+            .order_by(Outbox.priority, Outbox.id)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
         )
-        with Session(self._engine) as session, session.begin():
-            rows = list(session.scalars(due))
-            for row in rows:
-                publish(row.queue, row.stage_id)
-            session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
-            return len(rows)
+        taken = update(Outbox).where(Outbox.id.in_(due)).values(available_at=func.now() + PUT_OFF)
+        with self._engine.begin() as connection:
+            rows = connection.execute(taken.returning(Outbox.id, Outbox.queue, Outbox.stage_id, Outbox.priority))
+            return sorted(rows.all(), key=lambda row: (row.priority, row.id))
+
+    def _forget(self, sent: Sequence[int], *, due_again: Sequence[int]) -> None:
+        if not sent and not due_again:
+            return
+        with self._engine.begin() as connection:
+            connection.execute(delete(Outbox).where(Outbox.id.in_(sent)))
+            if due_again:
+                connection.execute(update(Outbox).where(Outbox.id.in_(due_again)).values(available_at=func.now()))
 
     def reclaim(self) -> int:
         """Take stages back whose lease has run out; returns how many."""
@@ -70,17 +95,37 @@ class Announcements:
         A message may have been lost with Redis. A queue that is not empty still holds its hints.
         """
         patience = timedelta(seconds=self._settings.announce_seconds)
-        stale = select(Stage).where(
+        stale = (
             Stage.status == StageStatus.READY,
             Stage.available_at <= func.now(),
             Stage.announced_at < func.now() - patience,
         )
+        with self._engine.connect() as connection:
+            queues = list(connection.scalars(select(Stage.queue).where(*stale).distinct()))
+        lost = [queue for queue in queues if is_empty(queue)]
+        if not lost:
+            return 0
+        rows = select(Stage).where(*stale, Stage.queue.in_(lost)).order_by(Stage.announced_at).limit(BATCH)
         with Session(self._engine) as session, session.begin():
-            rows = list(session.scalars(stale.limit(BATCH).with_for_update(skip_locked=True)))
-            lost = [stage for stage in rows if is_empty(stage.queue)]
-            for stage in lost:
+            stages = list(session.scalars(rows.with_for_update(skip_locked=True)))
+            for stage in stages:
                 announce(session, stage)
-            return len(lost)
+            return len(stages)
+
+    def admit(self) -> int:
+        """Let jobs start that waited for a slot of their project; returns how many."""
+        with Session(self._engine) as session:
+            waiting = next_to_admit(session, at_most=BATCH)
+        for job_id in waiting:
+            with Session(self._engine) as session, session.begin():
+                job = lock_job(session, job_id)
+                advance(session, job)
+        return len(waiting)
+
+    def forget(self) -> None:
+        """Drop the rows of workers that were heard of last a day ago."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
 
 def _lost(stage: Stage) -> Outcome:

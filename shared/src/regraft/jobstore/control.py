@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, RegraftError
-from regraft.jobs import JobStatus, StageStatus
+from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
+from regraft.jobstore.limits import prioritise
 from regraft.models import DEFAULT_PROJECT, Job
 
 
@@ -51,7 +52,14 @@ class Control:
         """
         self._change(job_id, _retry)
 
-    def update(self, job_id: str, *, labels: Mapping[str, str] | None = None, version: int | None = None) -> None:
+    def update(
+        self,
+        job_id: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+        version: int | None = None,
+    ) -> None:
         """Change what a user may change of an accepted job; with `version` only if that is what it still is.
 
         Raises:
@@ -65,6 +73,9 @@ class Control:
             if labels is not None:
                 job.labels = dict(labels)
                 add_event(session, job, "labels were changed", data={"labels": dict(labels)})
+            if priority is not None:
+                prioritise(session, job, priority)
+                add_event(session, job, f"priority is now p{priority}", data={"priority": f"p{priority}"})
 
         self._change(job_id, change)
 

@@ -21,27 +21,33 @@ from typing import Any
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
-from regraft.jobs import JobStatus, StageName, StageStatus
+from regraft.jobs import JobStatus, Priority, StageName, StageStatus
+from regraft.jobstore.limits import has_a_slot, refuse_one_too_many
 from regraft.plan import queue_for
 from regraft.specs import JobSpec
 
 IN_FLIGHT = "idempotency_in_flight"
 _CREATE = text("""
 WITH held AS (
-    INSERT INTO idempotency_keys (project_id, key, digest, job_id)
-    SELECT :project, CAST(:key AS text), :digest, :id WHERE CAST(:key AS text) IS NOT NULL
+    INSERT INTO idempotency_keys (project_id, key, digest, admitted, job_id)
+    SELECT :project, CAST(:key AS text), :digest, :admitted, :id
+    WHERE CAST(:key AS text) IS NOT NULL
+      AND (:counted OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = :project))
     ON CONFLICT DO NOTHING RETURNING job_id
 ), job AS (
-    INSERT INTO jobs (id, project_id, name, spec, labels, warnings, status, last_event)
-    SELECT :id, :project, :name, CAST(:spec AS jsonb), CAST(:labels AS jsonb), CAST(:warnings AS jsonb), :status, :last
-    WHERE CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM held)
+    INSERT INTO jobs (id, project_id, name, spec, labels, warnings, status, last_event, priority, admitted_at)
+    SELECT :id, :project, :name, CAST(:spec AS jsonb), CAST(:labels AS jsonb), CAST(:warnings AS jsonb), :status, :last,
+           :priority, CASE WHEN :admitted THEN now() END
+    WHERE (CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM held))
+      AND (:counted OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = :project))
     RETURNING id, project_id, created_at
 ), stage AS (
-    INSERT INTO stages (id, project_id, job_id, name, position, queue, status, announced_at)
-    SELECT job.id || '.' || s.name, job.project_id, job.id, s.name, s.position, s.queue, s.status,
+    INSERT INTO stages (id, project_id, job_id, name, position, queue, priority, status, announced_at)
+    SELECT job.id || '.' || s.name, job.project_id, job.id, s.name, s.position, s.queue, :priority, s.status,
            CASE WHEN s.status = 'ready' THEN now() END
     FROM job, jsonb_to_recordset(CAST(:stages AS jsonb)) AS s (name text, position int, queue text, status text)
     RETURNING id, project_id, queue, status
@@ -51,12 +57,13 @@ WITH held AS (
     FROM job, jsonb_to_recordset(CAST(:events AS jsonb))
          AS e (seq int, stage text, level text, type text, message text, data jsonb)
 ), message AS (
-    INSERT INTO outbox (stage_id, project_id, queue) SELECT id, project_id, queue FROM stage WHERE status = 'ready'
+    INSERT INTO outbox (stage_id, project_id, queue, priority)
+    SELECT id, project_id, queue, :priority FROM stage WHERE status = 'ready'
 )
 SELECT created_at FROM job
 """)
 _FIND = text("""
-SELECT k.digest, j.id, j.created_at, j.spec, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
+SELECT k.digest, k.admitted, j.id, j.created_at, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
 WHERE k.project_id = :project AND k.key = :key
 """)
 
@@ -69,6 +76,8 @@ class Accepted:
     created_at: datetime
     spec: dict[str, Any]
     warnings: Sequence[str]
+    admitted: bool
+    """False: it waits until its project has a slot free."""
     replayed: bool
 
 
@@ -80,65 +89,103 @@ def create(
     Raises:
         InvalidInputError: the key was used for another request.
         ConflictError: the first request with this key is still being worked on.
+        LimitError: the project has as many unfinished jobs as it may have.
     """
-    content = spec.model_dump(mode="json", by_alias=True)
-    row = _row(spec, content, project=project, warnings=warnings, key=key)
+    wanted = _Wanted(spec, spec.model_dump(mode="json", by_alias=True), project, tuple(warnings), key)
     # Each statement is a transaction of its own: what the first one waited for, the second one sees.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while True:
-            made = _insert(connection, row)
-            if made is not None:
-                return Accepted(id=row["id"], created_at=made, spec=content, warnings=warnings, replayed=False)
-            found = connection.execute(_FIND, row).first()
-            if found is not None:  # else the one we waited for was rolled back, and the key is free again
-                break
-    if found.digest != row["digest"]:
+        made = _insert(connection, wanted, wanted.row(admitted=True, counted=False))
+        if made is not None:
+            return made
+        found = _find(connection, wanted)
+    return found or _create_within_limits(engine, wanted)
+
+
+def _create_within_limits(engine: Engine, wanted: _Wanted) -> Accepted:
+    """The slower way of a project that has limits: they are counted under a lock."""
+    with Session(engine) as session, session.begin():
+        refuse_one_too_many(session, wanted.project)
+        row = wanted.row(admitted=has_a_slot(session, wanted.project), counted=True)
+        made = _insert(session.connection(), wanted, row) or _find(session.connection(), wanted)
+        assert made is not None
+        return made
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A request."""
+
+    spec: JobSpec
+    content: dict[str, Any]
+    project: str
+    warnings: tuple[str, ...]
+    key: str | None
+
+    def row(self, *, admitted: bool, counted: bool) -> dict[str, Any]:
+        """Parameters of the statement; `counted`: the project's limits allow it."""
+        stages = first_stages(self.spec, admitted=admitted)
+        events = _first_events(stages, self.warnings)
+        return {
+            "id": f"job-{secrets.token_hex(8)}",
+            "project": self.project,
+            "key": self.key,
+            "digest": self.digest,
+            "admitted": admitted,
+            "counted": counted,
+            "priority": int(Priority.named(self.spec.priority)),
+            "name": self.spec.name,
+            "spec": json.dumps(self.content),
+            "labels": json.dumps(self.content["labels"]),
+            "warnings": json.dumps(self.warnings),
+            "status": str(JobStatus.QUEUED),
+            "last": len(events),
+            "stages": json.dumps(stages),
+            "events": json.dumps(events),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked for."""
+        return hashlib.sha256(json.dumps(self.content).encode()).hexdigest() if self.key else ""
+
+
+def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:
+    """The job that was created with this key."""
+    if wanted.key is None:
+        return None
+    found = connection.execute(_FIND, {"project": wanted.project, "key": wanted.key}).first()
+    if found is None:
+        return None
+    if found.digest != wanted.digest:
         raise InvalidInputError(
             "this key was used for another request",
             field="Idempotency-Key",
-            value=key,
+            value=wanted.key,
             remedy="Use a new key for a new job.",
             reason="idempotency_key_reused",
         )
-    return Accepted(id=found.id, created_at=found.created_at, spec=found.spec, warnings=found.warnings, replayed=True)
+    # The digests are equal, so our own content is the first one's, in the same order of fields.
+    made = {"id": found.id, "created_at": found.created_at, "warnings": found.warnings, "admitted": found.admitted}
+    return Accepted(**made, spec=wanted.content, replayed=True)
 
 
-def _insert(connection: Connection, row: dict[str, Any]) -> datetime | None:
+def _insert(connection: Connection, wanted: _Wanted, row: dict[str, Any]) -> Accepted | None:
     try:
-        made: datetime | None = connection.execute(_CREATE, row).scalar()
+        created_at: datetime | None = connection.execute(_CREATE, row).scalar()
     except OperationalError as error:
         if isinstance(error.orig, LockNotAvailable):
             message = "a request with this key is still being worked on"
-            raise ConflictError(message, field="Idempotency-Key", value=row["key"], reason=IN_FLIGHT) from error
+            raise ConflictError(message, field="Idempotency-Key", value=wanted.key, reason=IN_FLIGHT) from error
         raise
-    return made
+    if created_at is None:
+        return None
+    made = {"id": row["id"], "created_at": created_at, "warnings": wanted.warnings, "admitted": row["admitted"]}
+    return Accepted(**made, spec=wanted.content, replayed=False)
 
 
-def _row(
-    spec: JobSpec, content: dict[str, Any], *, project: str, warnings: Sequence[str], key: str | None
-) -> dict[str, Any]:
-    stages = first_stages(spec)
-    events = _first_events(stages, warnings)
-    text_of = json.dumps(content)
-    return {
-        "id": f"job-{secrets.token_hex(8)}",
-        "project": project,
-        "key": key,
-        "digest": hashlib.sha256(text_of.encode()).hexdigest() if key else None,
-        "name": spec.name,
-        "spec": text_of,
-        "labels": json.dumps(content["labels"]),
-        "warnings": json.dumps(list(warnings)),
-        "status": str(JobStatus.QUEUED),
-        "last": len(events),
-        "stages": json.dumps(stages),
-        "events": json.dumps(events),
-    }
-
-
-def first_stages(spec: JobSpec) -> list[dict[str, Any]]:
-    """The stages of a new job: those that need nothing are ready."""
-    ready = rules.now_ready(dict.fromkeys(StageName, StageStatus.PENDING))
+def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:
+    """The stages of a new job: those that need nothing are ready, if the job may start at all."""
+    ready = rules.now_ready(dict.fromkeys(StageName, StageStatus.PENDING)) if admitted else []
     return [
         {
             "name": name,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
 
+UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
+"""What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
+# A network that swallows packets is noticed within seconds, not after TCP's quarter of an hour.
+TCP = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 10_000}
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -28,10 +34,19 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    arguments: dict[str, object] = {"connect_timeout": 10}
+    engine = create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args=TCP)
+    limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
-        arguments["options"] = f"-c lock_timeout={int(lock_seconds * 1000)}"
-    return create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args=arguments)
+        limits["lock_timeout"] = lock_seconds
+
+    # A process that is stopped in the middle of a transaction holds a job's row: the server ends it after a lease.
+    @event.listens_for(engine, "connect")
+    def _limit(connection: Any, _: Any) -> None:
+        for name, seconds in limits.items():
+            connection.execute(f"SET {name} = {int(seconds * 1000)}")
+        connection.commit()
+
+    return engine
 
 
 def alembic_config(engine: Engine) -> Config:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
-from regraft.jobs import JobStatus, StageStatus
+from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage, stages_of
 from regraft.jobstore.creation import Accepted, create
 from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric
@@ -26,8 +26,14 @@ class Jobs:
         self._engine = engine
         self._project = project
 
-    def create(self, spec: JobSpec, *, warnings: Sequence[str] = ()) -> Job:
-        """Write the job, its stages, its first events and the first messages in one transaction."""
+    def create(self, spec: JobSpec, *, warnings: Sequence[str] = (), priority: Priority | None = None) -> Job:
+        """Write the job, its stages, its first events and the first messages in one transaction.
+
+        Raises:
+            LimitError: the project has as many unfinished jobs as it may have.
+        """
+        if priority is not None:
+            spec = spec.model_copy(update={"priority": f"p{int(priority)}"})
         return self.get(self.submit(spec, warnings=warnings).id)
 
     def submit(self, spec: JobSpec, *, warnings: Sequence[str] = (), key: str | None = None) -> Accepted:
@@ -36,6 +42,7 @@ class Jobs:
         Raises:
             InvalidInputError: the key was used for another request.
             ConflictError: the first request with this key is still being worked on.
+            LimitError: the project has as many unfinished jobs as it may have.
         """
         return create(self._engine, spec, project=self._project, warnings=warnings, key=key)
 

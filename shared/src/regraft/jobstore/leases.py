@@ -9,17 +9,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Engine, cast, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
 from regraft.errors import FencedError
-from regraft.jobs import STAGE_DONE, JobStatus, StageName, StageStatus
+from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, stages_of
+from regraft.jobstore.limits import not_draining
 from regraft.jobstore.outcomes import Outcome, settle
 from regraft.models import DEFAULT_PROJECT, Artifact, Attempt, Job, Metric, Stage
 from regraft.settings import Settings
@@ -42,6 +44,8 @@ class Claim:
     spec: JobSpec
     results: Mapping[StageName, Mapping[str, Any]]
     """What the finished stages of the job handed back."""
+    override: Mapping[str, Any] = field(default_factory=dict)
+    """What this attempt does otherwise than the spec says."""
     project_id: str = DEFAULT_PROJECT
 
 
@@ -83,6 +87,8 @@ class Leases:
             if job_id is None:
                 return None
             job = lock_job(session, job_id)
+            if job.status not in JOB_STARTS_STAGES:
+                return None
             stage = _take(session, stage_id, worker=worker, lease=self._lease())
             if stage is None:
                 return None
@@ -92,7 +98,24 @@ class Leases:
             data = {"status": stage.status, "attempt": stage.epoch, "worker": worker}
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
             advance(session, job)
-            return _claim(session, job, stage)
+            try:
+                return _claim(session, job, stage)
+            except ValidationError as error:
+                # Written by another version. Ended at once: a stage that no worker can read must not go round.
+                settle(session, job, stage, _unreadable(error), settings=self._settings)
+                return None
+
+    def ready(self, queues: Sequence[str], *, limit: int = 8) -> list[str]:
+        """Stages that wait in these queues now, in the order in which they should be taken."""
+        # Each queue by its own index range: a long queue costs no more than a short one.
+        order = (Stage.priority, Stage.available_at)
+        found: list[tuple[int, datetime, str]] = []
+        with self._engine.connect() as connection:
+            for queue in queues:
+                waiting = (Stage.status == StageStatus.READY, Stage.queue == queue, Stage.available_at <= func.now())
+                rows = connection.execute(select(*order, Stage.id).where(*waiting).order_by(*order).limit(limit))
+                found += [(row.priority, row.available_at, row.id) for row in rows]
+        return [stage_id for _, _, stage_id in sorted(found)[:limit]]
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease.
@@ -155,7 +178,12 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
     """The guarded update: of any number of workers that try, one wins."""
     statement = (
         update(Stage)
-        .where(Stage.id == stage_id, Stage.status == StageStatus.READY, Stage.available_at <= func.now())
+        .where(
+            Stage.id == stage_id,
+            Stage.status == StageStatus.READY,
+            Stage.available_at <= func.now(),
+            not_draining(),
+        )
         .values(
             status=StageStatus.RUNNING,
             epoch=Stage.epoch + 1,
@@ -180,7 +208,19 @@ def _claim(session: Session, job: Job, stage: Stage) -> Claim:
         epoch=stage.epoch,
         spec=JobSpec.model_validate(job.spec),
         results=results,
+        override=stage.override or {},
         project_id=job.project_id,
+    )
+
+
+def _unreadable(error: ValidationError) -> Outcome:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return Outcome(
+        status="failed",
+        reason="spec_unreadable",
+        reason_class=ReasonClass.CONTROL_PLANE,
+        message=f"this worker's version cannot read the job: {where}: {first['msg']}",
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from regraft.jobs import JOB_HELD, RETRIED, ReasonClass, StageStatus
+from regraft.jobs import JOB_HELD, JobStatus, ReasonClass, StageStatus
 from regraft.jobstore.advance import add_event, advance, announce, set_stage
-from regraft.models import Attempt, Job, Stage
+from regraft.jobstore.retries import OUT_OF_MEMORY, Retry, half_the_batch, next_attempt
+from regraft.models import Artifact, Attempt, Job, Stage
 from regraft.settings import Settings
 
 
@@ -37,30 +38,62 @@ def settle(session: Session, job: Job, stage: Stage, outcome: Outcome, *, settin
     if outcome.status in ("succeeded", "cached"):
         stage.result = outcome.result
         stage.reason = stage.reason_class = stage.message = None
+        stage.failures = 0
         set_stage(session, job, stage, StageStatus(outcome.status))
     elif outcome.status == "released" and job.status in JOB_HELD:
         set_stage(session, job, stage, StageStatus.PENDING, message=outcome.message)
     elif outcome.status == "released":
-        _again(session, job, stage, outcome, delay=0.0)
-    elif outcome.status == "failed" and _may_retry(stage, outcome, settings):
-        _again(session, job, stage, outcome, delay=settings.retry_seconds * 2 ** (stage.failures - 1))
+        _go_on_later(session, job, stage, outcome, Retry(delay=0.0))
+    elif outcome.status == "failed" and (retry := _retry(session, job, stage, outcome, settings)) is not None:
+        _go_on_later(session, job, stage, outcome, retry)
     else:
-        stage.reason, stage.reason_class, stage.message = outcome.reason, outcome.reason_class, outcome.message
-        set_stage(session, job, stage, StageStatus(outcome.status), message=outcome.message)
+        _end(session, job, stage, outcome, StageStatus(outcome.status))
     session.flush()
     advance(session, job)
 
 
-def _may_retry(stage: Stage, outcome: Outcome, settings: Settings) -> bool:
-    stage.failures += 1
-    return outcome.reason_class in RETRIED and stage.failures < settings.max_attempts
+def _end(session: Session, job: Job, stage: Stage, outcome: Outcome, status: StageStatus) -> None:
+    stage.reason, stage.reason_class, stage.message = outcome.reason, outcome.reason_class, outcome.message
+    if status is StageStatus.FAILED and stage.failures > 1:
+        stage.message = f"{outcome.message} (given up after {stage.failures} attempts in a row that got nowhere)"
+    set_stage(session, job, stage, status, message=stage.message)
 
 
-def _again(session: Session, job: Job, stage: Stage, outcome: Outcome, *, delay: float) -> None:
+def _retry(session: Session, job: Job, stage: Stage, outcome: Outcome, settings: Settings) -> Retry | None:
+    made = select(Artifact.id).where(
+        Artifact.job_id == job.id, Artifact.stage == stage.name, Artifact.epoch == stage.epoch
+    )
+    stage.failures = 1 if session.scalar(made.limit(1)) else stage.failures + 1
+    return next_attempt(
+        settings,
+        reason=outcome.reason,
+        reason_class=outcome.reason_class,
+        failures=stage.failures,
+        attempts=stage.epoch,
+        halved=half_the_batch(stage.name, job.spec, stage.override) if outcome.reason == OUT_OF_MEMORY else None,
+    )
+
+
+def _go_on_later(session: Session, job: Job, stage: Stage, outcome: Outcome, retry: Retry) -> None:
+    """Back into the queue, or to where the job's owner wants it by now."""
+    if job.status == JobStatus.CANCELLING:
+        cancelled = replace(outcome, reason="cancelled", reason_class=ReasonClass.USER_REQUEST)
+        _end(session, job, stage, cancelled, StageStatus.CANCELLED)
+        return
+    if outcome.status == "failed":
+        stage.reason, stage.reason_class, stage.message = outcome.reason, outcome.reason_class, outcome.message
+    if retry.override is not None:
+        stage.override = dict(retry.override)
+    if job.status in JOB_HELD:
+        set_stage(session, job, stage, StageStatus.PENDING, message=outcome.message)
+        return
     why = outcome.message or outcome.reason or "the worker is leaving"
-    add_event(session, job, f"{stage.name} will be tried again: {why}", stage=stage.name, level="warn")
+    changed = f", with {retry.override}" if retry.override else ""
+    text = f"{stage.name} will be tried again in {retry.delay:.0f} s{changed}: {why}"
+    data = {"delay_seconds": round(retry.delay, 1), "override": stage.override}
+    add_event(session, job, text, stage=stage.name, level="warn", data=data)
     set_stage(session, job, stage, StageStatus.READY)
-    announce(session, stage, delay=delay)
+    announce(session, stage, delay=retry.delay)
 
 
 def _close_attempt(session: Session, stage: Stage, outcome: Outcome) -> None:

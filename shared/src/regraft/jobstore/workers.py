@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from regraft.models import Worker
 
 ALIVE = timedelta(seconds=60)
-FORGOTTEN = timedelta(days=1)
 
 
 class Workers:
@@ -23,13 +22,12 @@ class Workers:
         self._engine = engine
 
     def seen(self, name: str, *, service: str, version: str, queues: Sequence[str], offers: Mapping[str, Any]) -> None:
-        """Write a worker's row, and drop those of workers long gone."""
+        """Write a worker's row."""
         values = {"service": service, "version": version, "queues": list(queues), "offers": dict(offers)}
         statement = insert(Worker).values(name=name, **values)
         statement = statement.on_conflict_do_update(index_elements=["name"], set_={**values, "seen_at": func.now()})
         with Session(self._engine) as session, session.begin():
             session.execute(statement)
-            session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
     def gone(self, name: str) -> None:
         """A worker says goodbye."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -73,6 +73,8 @@ class JobSpec(Spec):
     """How to train."""
     output: OutputSpec = OutputSpec()
     """What to hand over."""
+    priority: Literal["p1", "p2", "p3"] = "p2"
+    """In every queue `p1` goes before `p2` and `p2` before `p3`."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
     """Up to 16 pairs of the user's own, for finding jobs again."""
 

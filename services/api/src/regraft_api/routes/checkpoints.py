@@ -25,6 +25,9 @@ from regraft_api.schemas_checkpoints import CheckpointView, FileView, Lineage, O
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], responses=NOT_FOUND)
 
 CheckpointId = Annotated[str, InPath(max_length=64, pattern=PLAIN, description="The checkpoint's id")]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", max_length=1000, description="ETags that are known already")
+]
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -84,7 +87,7 @@ def get_file(
     checkpoint_id: CheckpointId,
     path: Annotated[str, InPath(max_length=500, pattern="^[^\x00]+$", description="As the list of files has it")],
     call: Caller,
-    if_none_match: Annotated[str | None, Header(alias="If-None-Match", max_length=1000)] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """`Range` and `If-Range` are honoured, so a download that was cut off can go on; the ETag is the SHA-256."""
     row = _checkpoint(call, job_id, checkpoint_id)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from regraft.allowed import check_uris
 from regraft.errors import InvalidInputError
-from regraft.jobs import JobStatus
+from regraft.jobs import JobStatus, Priority
 from regraft.specs import JobSpec
 from regraft.specs.job import LabelKey, LabelValue
 from regraft_api import preflight
@@ -51,6 +51,8 @@ class JobPatch(Sent):
 
     labels: dict[LabelKey, LabelValue] | None = Field(None, max_length=16)
     """All labels the job has from now on."""
+    priority: Literal["p1", "p2", "p3"] | None = None
+    """Its place in every queue from now on; what runs goes on."""
 
 
 @router.post(
@@ -79,12 +81,12 @@ def list_jobs(
     limit: Limit = 20,
     after: After = None,
     before: Before = None,
-    status: JobStatus | None = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     label: Annotated[
         list[Annotated[str, Field(max_length=600, pattern="^[^\x00=]+=[^\x00]*$")]] | None,
         Query(description="key=value; may be given several times", examples=[["team=news"]]),
     ] = None,
-    order: Literal["asc", "desc"] = "desc",
+    order: Annotated[Literal["asc", "desc"], Query(description="Of their creation")] = "desc",
 ) -> Page[JobView]:
     """The newest first, unless `order` says otherwise."""
     if after is not None and before is not None:
@@ -101,7 +103,10 @@ def get_job(job_id: JobId, call: Caller, response: Response) -> JobView:
 
 
 @router.patch(
-    "/{job_id}", operation_id="updateJob", summary="Change a job's labels", responses={**NOT_FOUND, **CHANGED}
+    "/{job_id}",
+    operation_id="updateJob",
+    summary="Change a job's labels or priority",
+    responses={**NOT_FOUND, **CHANGED},
 )
 def update_job(
     job_id: JobId,
@@ -111,7 +116,8 @@ def update_job(
     if_match: IfMatch = None,
 ) -> JobView:
     """With `If-Match` only if nobody has changed it in between. What is not given stays."""
-    call.control.update(job_id, labels=patch.labels, version=_version(if_match))
+    priority = None if patch.priority is None else Priority.named(patch.priority)
+    call.control.update(job_id, labels=patch.labels, priority=priority, version=_version(if_match))
     return _answer(call, job_id, response)
 
 

@@ -41,7 +41,7 @@ def list_series(
     job_id: JobId,
     call: Caller,
     name: Names = None,
-    stage: StageName = StageName.TRAIN,
+    stage: Annotated[StageName, Query(description="Whose metrics")] = StageName.TRAIN,
     points: Annotated[int, Query(ge=2, le=2000, description="About so many points of each series")] = 500,
 ) -> Page[Series]:
     """Each point stands for a span of steps: mean, least and largest value. All series come in one page."""

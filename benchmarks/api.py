@@ -1,0 +1,231 @@
+"""POST /jobs against the least one could write, and against MLflow; and what watchers cost it.
+
+    python benchmarks/api.py [--mlflow] [--requests 2000] [--watchers 500]
+
+One Postgres, one process for each server, the load from this process over 32 connections. Regraft's request is
+authenticated, validated, idempotent and durable: job, stages, events, messages and key in one transaction. The other
+one is a FastAPI route that adds one row by SQLAlchemy's ORM and returns it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from regraft.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from regraft.jobstore import Jobs, Keys, Scope, make_engine, migrate
+from regraft.settings import Settings
+from regraft.specs import JobSpec
+
+CONNECTIONS = 32
+MLFLOW = "mlflow==3.6.0"
+JOB = {"dataset": {"uri": "/data/corpus"}, "base_checkpoint": {"uri": "/models/base"}, "target": {"kind": "cpu"}}
+ROW = {"json": {"name": "x", "spec": JOB}}
+MINIMAL = """
+import os, uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import JSON, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+class Base(DeclarativeBase): pass
+class Row(Base):
+    __tablename__ = "minimal"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    spec: Mapped[dict] = mapped_column(JSON)
+class Body(BaseModel):
+    name: str = ""
+    spec: dict
+class Answer(BaseModel):
+    id: int
+    name: str
+    spec: dict
+engine = create_engine(os.environ["URL"], pool_size=20)
+Base.metadata.create_all(engine)
+app = FastAPI()
+@app.post("/rows", response_model=Answer)
+def create(body: Body):
+    with Session(engine) as session:
+        row = Row(name=body.name, spec=body.spec)
+        session.add(row)
+        session.commit()
+        return Answer(id=row.id, name=row.name, spec=row.spec)
+uvicorn.run(app, port=int(os.environ["PORT"]), log_level="warning")
+"""
+Request = Callable[[int], dict[str, Any]]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--mlflow", action="store_true", help="install MLflow into an environment of its own")
+    options.add_argument("--requests", type=int, default=2000)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--watchers", type=int, default=500)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as settings:
+        print(json.dumps(measure(settings, given, Path(name)), indent=2))
+
+
+def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    engine = make_engine(settings)
+    migrate(engine)
+    _, key = Keys(engine).create(name="benchmark", scope=Scope.ADMIN)
+    headers = {"Authorization": f"Bearer {key}"}
+    numbers = itertools.count()
+
+    def job(_: int) -> dict[str, Any]:
+        return {"json": JOB, "headers": {"Idempotency-Key": f"key-{next(numbers)}"}}
+
+    rows: dict[str, Any] = {"regraft": [], "minimal": []}
+    with regraft(settings) as ours, minimal(settings) as other:
+        for _ in range(given.rounds):  # by turns, so that what else the machine does meets both
+            rows["regraft"].append(asyncio.run(load(f"{ours}/jobs", job, given.requests, headers)))
+            rows["minimal"].append(asyncio.run(load(f"{other}/rows", lambda _: ROW, given.requests, {})))
+        watched = [Jobs(engine).create(JobSpec.model_validate(JOB)).id for _ in range(10)]
+        for watchers in (0, given.watchers):
+            url = f"{ours}/jobs"
+            rows[f"watchers_{watchers}"] = [
+                asyncio.run(watched_load(url, job, given.requests, headers, watched, watchers))
+                for _ in range(given.rounds)
+            ]
+    if given.mlflow:
+        with mlflow(settings, folder) as url:
+            start = {"json": {"experiment_id": "0"}}
+            path = f"{url}/api/2.0/mlflow/runs/create"
+            rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
+    engine.dispose()
+    return {name: best(found) for name, found in rows.items()}
+
+
+def best(found: list[dict[str, float]]) -> dict[str, float]:
+    """The round with the median throughput."""
+    return sorted(found, key=lambda row: row["requests_per_second"])[len(found) // 2]
+
+
+async def load(url: str, request: Request, count: int, headers: dict[str, str]) -> dict[str, float]:
+    """`count` requests over 32 connections."""
+    seconds: list[float] = []
+    left = iter(range(count))
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+    async with httpx.AsyncClient(headers=headers, limits=limits, timeout=60) as client:
+
+        async def worker() -> None:
+            for number in left:
+                began = time.perf_counter()
+                answer = await client.post(url, **request(number))
+                seconds.append(time.perf_counter() - began)
+                assert answer.is_success, answer.text
+
+        began = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
+        elapsed = time.perf_counter() - began
+    found = statistics.quantiles(seconds, n=100)
+    return {
+        "requests_per_second": round(count / elapsed, 1),
+        "p50_ms": round(1000 * found[49], 1),
+        "p99_ms": round(1000 * found[98], 1),
+    }
+
+
+async def watched_load(
+    url: str, request: Request, count: int, headers: dict[str, str], jobs: list[str], watchers: int
+) -> dict[str, float]:
+    """The same while so many clients watch events."""
+    ready = asyncio.Semaphore(0)
+    async with httpx.AsyncClient(headers=headers, limits=httpx.Limits(max_connections=None), timeout=None) as client:
+
+        async def watch(job: str) -> None:
+            async with client.stream("GET", f"{url}/{job}/events/stream") as stream:
+                async for line in stream.aiter_lines():
+                    if line.startswith("id: "):
+                        ready.release()
+                        break
+                async for _ in stream.aiter_lines():
+                    pass
+
+        tasks = [asyncio.create_task(watch(jobs[number % len(jobs)])) for number in range(watchers)]
+        for _ in range(watchers):
+            await ready.acquire()
+        found = await load(url, request, count, headers)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return found
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Settings]:
+    postgres, valkey = EmbeddedPostgres(folder / "postgres"), EmbeddedValkey(folder / "valkey")
+    try:
+        postgres.start()
+        valkey.start()
+        yield Settings(home=folder, database_url=postgres.url, redis_url=valkey.url, allowed_roots="/")
+    finally:
+        valkey.stop()
+        postgres.stop()
+
+
+@contextmanager
+def regraft(settings: Settings) -> Iterator[str]:
+    port = free_port()
+    given = {name: getattr(settings, name) for name in ("home", "database_url", "redis_url", "allowed_roots")}
+    environment = {f"REGRAFT_{name.upper()}": str(value) for name, value in given.items()}
+    environment |= {"REGRAFT_API_PORT": str(port), "REGRAFT_CHECK_FILES": "false"}
+    with process([sys.executable, "-m", "regraft", "serve", "api"], environment, f"http://127.0.0.1:{port}/healthz"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def minimal(settings: Settings) -> Iterator[str]:
+    port = free_port()
+    environment = {"URL": settings.sqlalchemy_url, "PORT": str(port)}
+    with process([sys.executable, "-c", MINIMAL], environment, f"http://127.0.0.1:{port}/openapi.json"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def mlflow(settings: Settings, folder: Path) -> Iterator[str]:
+    """MLflow's server with one worker, on the same Postgres, in an environment of its own."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", MLFLOW, "psycopg2-binary"]
+    subprocess.run(pip, check=True)
+    port = free_port()
+    store = settings.database_url.replace("/regraft?", "/postgres?")
+    command = [str(folder / "venv/bin/mlflow"), "server", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--port", str(port), "--default-artifact-root", str(folder / "artifacts")]
+    with process(command, {"PATH": f"{folder}/venv/bin:{os.environ['PATH']}"}, f"http://127.0.0.1:{port}/health"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def process(command: list[str], environment: dict[str, str], url: str) -> Iterator[None]:
+    child = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                httpx.get(url)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+if __name__ == "__main__":
+    main()

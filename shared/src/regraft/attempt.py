@@ -1,0 +1,211 @@
+"""One attempt of a stage: its process, the conversation with it, and what both sides may rely on.
+
+Written for one thread; the process's output is read by two more, so that it never waits for us. Ends with an `Outcome`,
+or with `FencedError`: then somebody else holds the stage, or soon may, and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from regraft import verdict
+from regraft.child import SUPERVISOR
+from regraft.errors import FencedError
+from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
+from regraft.lines import Invite, LineReader, Relay
+from regraft.memorycontrol import oom_kills
+from regraft.plan import task_for
+from regraft.processes import kill_marked
+from regraft.runlog import RunLog, secrets_in
+from regraft.settings import Settings
+from regraft.tether import Tether
+
+POLL_SECONDS = 0.5
+MARK = "REGRAFT_ATTEMPT"
+"""Environment variable that a stage process and everything it starts carries."""
+KEPT_FROM_CHILDREN = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL")
+
+
+class Attempt:
+    """Started by its constructor, which may raise OSError, LookupError or ValueError; `run` waits for its end."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        leases: Leases,
+        settings: Settings,
+        module: str,
+        invite: Invite,
+        drain: threading.Event,
+        claimed_at: float,
+    ) -> None:
+        self._claim, self._leases, self._settings, self._drain = claim, leases, settings, drain
+        self._mark = f"{MARK}={claim.stage_id}:{claim.epoch}:{os.getpid()}:{time.monotonic_ns()}"
+        self._renewed = claimed_at
+        self._checked = self._heard = time.monotonic()
+        self._asked: Wanted | None = None
+        self._asked_at = 0.0
+        self._drained = self._hung = False
+        self._child = self._start(module)
+        self._oom_kills = oom_kills(os.getpid())
+        self._tether = Tether(self._child)
+        self._allow()
+        assert self._child.stderr is not None
+        secrets = secrets_in(settings.database_url, settings.redis_url)
+        path = log_path(settings, claim)
+        self._log = RunLog(self._child.stderr.buffer, path, max_bytes=settings.log_bytes, secrets=secrets)  # type: ignore[attr-defined]
+        self._reader = LineReader(self._child)
+        self._relay = Relay(leases, claim, invite=invite)
+
+    def run(self) -> Outcome:
+        """Until the process has ended and everything it said is written."""
+        try:
+            while self._child.poll() is None:
+                self._reader.wait(POLL_SECONDS)
+                self._keep_in_touch()
+                self._enforce()
+            self._clear_away()
+            self._relay.take(self._reader.drain())
+            self._flush_to_the_end()
+        finally:
+            self._clear_away()
+        return self._outcome()
+
+    def _start(self, module: str) -> subprocess.Popen[str]:
+        claim = self._claim
+        task = task_for(
+            claim.stage,
+            job_id=claim.job_id,
+            spec=claim.spec,
+            results=claim.results,
+            storage=self._settings.storage_root,
+            override=claim.override,
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, claim.stage],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=child_environment(self._settings, self._mark),
+        )
+        assert child.stdin is not None
+        with suppress(BrokenPipeError):  # it died at once, and its exit status tells
+            child.stdin.write(task.model_dump_json(by_alias=True) + "\n")
+            child.stdin.flush()
+        return child
+
+    def _allow(self) -> None:
+        self._tether.allow(self._renewed + self._settings.lease_seconds)
+
+    def _keep_in_touch(self) -> None:
+        """Relay, renew, ask; a database that does not answer is borne for two thirds of a lease."""
+        lines = self._reader.drain()
+        if lines:
+            self._heard = time.monotonic()
+        self._relay.take(lines)
+        try:
+            if time.monotonic() - self._renewed > self._settings.lease_seconds / 3:
+                self._renew()
+            self._relay.flush()
+            self._ask()
+        except UNREACHABLE as error:
+            if time.monotonic() - self._renewed > self._settings.lease_seconds * 2 / 3:
+                raise FencedError("the database is out of reach", value=self._claim.stage_id) from error
+
+    def _renew(self) -> None:
+        asked = time.monotonic()  # the lease counts from some time after this
+        self._leases.renew(self._claim)
+        self._renewed = asked
+        self._allow()
+
+    def _flush_to_the_end(self) -> None:
+        while True:
+            try:
+                self._relay.flush()
+                return
+            except UNREACHABLE:
+                if time.monotonic() - self._renewed > self._settings.lease_seconds:
+                    raise FencedError("the database is out of reach", value=self._claim.stage_id) from None
+                time.sleep(1.0)
+
+    def _ask(self) -> None:
+        if self._asked is not None or time.monotonic() - self._checked < POLL_SECONDS:
+            return
+        self._checked = time.monotonic()
+        wanted = self._leases.wanted(self._claim)
+        self._drained = wanted is Wanted.GO_ON and self._drain.is_set()
+        if wanted is not Wanted.GO_ON or self._drained:
+            self._asked, self._asked_at = wanted, time.monotonic()
+            self._child.send_signal(signal.SIGTERM)
+
+    def _enforce(self) -> None:
+        """The deadlines: of a stop, and of silence."""
+        now = time.monotonic()
+        if self._asked is not None:
+            if now - self._asked_at > self._settings.stop_seconds:
+                self._kill()
+        elif now - self._heard > self._settings.hang_seconds:
+            self._hung = True
+            self._kill()
+
+    def _kill(self) -> None:
+        """The process, its group, and whatever it started outside of it; safe to call again."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+    def _clear_away(self) -> None:
+        """Nothing of the attempt is left running, and everything that it said is read."""
+        if self._reader.closed:
+            return
+        self._kill()
+        kill_marked(self._mark)
+        self._reader.join()
+        self._log.join()
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
+
+    def _outcome(self) -> Outcome:
+        code = self._child.returncode
+        ended = (code, None) if code >= 0 else (None, -code)
+        return replace(self._verdict(code), exit_status=ended[0], signal=ended[1])
+
+    def _verdict(self, code: int) -> Outcome:
+        last = self._relay.last
+        if last is not None and last["type"] == "result" and code == 0:
+            return verdict.finished(last["result"])
+        if self._asked is not None:
+            return verdict.stopped(self._asked, drained=self._drained)
+        if self._hung:
+            return verdict.hung(self._settings.hang_seconds, self._log.path)
+        if last is not None and last["type"] == "error":
+            return verdict.refused(last)
+        return verdict.crashed(code, self._log.path, tail=self._log.tail(), oom_killed=self._was_oom_killed())
+
+    def _was_oom_killed(self) -> bool:
+        before, after = self._oom_kills, oom_kills(os.getpid())
+        return before is not None and after is not None and after > before
+
+
+def child_environment(settings: Settings, mark: str) -> dict[str, str]:
+    """This process's, without what a core has no business with."""
+    name, _, value = mark.partition("=")
+    kept = {key: text for key, text in os.environ.items() if key not in KEPT_FROM_CHILDREN}
+    return {**kept, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
+
+
+def log_path(settings: Settings, claim: Claim) -> Path:
+    """Where the output of an attempt goes; older parts are beside it, see `runlog`."""
+    return settings.log_folder / claim.job_id / f"{claim.stage}-{claim.epoch}.log"

@@ -1,0 +1,137 @@
+"""The API's description: what is checked in is what is served, and what is served keeps to it whatever it is sent."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as bounds
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from helpers import key_for, spec
+from regraft.jobstore import Jobs, Leases, Outcome, Report, make_engine
+from regraft.settings import Settings
+from regraft.storage import publish
+from regraft_api.app import create_app
+
+FILE = Path(__file__).parents[2] / "services/api/openapi.json"
+SCHEMA: dict[str, Any] = json.loads(FILE.read_text())
+OPERATIONS = {
+    operation["operationId"]: (path, method, operation)
+    for path, item in SCHEMA["paths"].items()
+    for method, operation in item.items()
+}
+STREAMS = {"streamJobEvents"}  # of a job that goes on it does not end; its own tests watch it
+EXAMPLES = 25
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+def test_what_is_checked_in_is_what_is_served() -> None:
+    app = create_app(Settings(database_url="postgresql://nowhere/x", redis_url="redis://nowhere"))
+    assert json.loads(json.dumps(app.openapi())) == SCHEMA, (
+        f"The API has changed. If that is meant, write what it serves to {FILE}, and say so in the changelog."
+    )
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_described(name: str) -> None:
+    path, method, operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["description"]
+    assert operation["tags"]
+    for parameter in operation.get("parameters", []):
+        assert parameter["in"] == "path" or parameter["description"]
+    if "requestBody" in operation:
+        assert operation["requestBody"]["content"]["application/json"]["examples"]
+    for status, response in operation["responses"].items():
+        if status[0] in "45" and name != "readyz":
+            assert list(response["content"]) == ["application/problem+json"], (path, method, status)
+    if name.startswith("list"):
+        page = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        fields = SCHEMA["components"]["schemas"][page]["properties"]
+        assert {"object", "data", "has_more", "first_id", "last_id"} <= set(fields)
+
+
+@pytest.fixture(scope="module")
+def deployment(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An API with one finished job, whose ids take the place of what nobody would guess."""
+    import psycopg
+
+    with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE described TEMPLATE template_regraft")
+    settings = Settings(
+        home=tmp_path_factory.mktemp("described"),
+        database_url=servers.postgres_url.replace("/regraft?", "/described?"),
+        redis_url=servers.redis_url,
+        allowed_roots="/",
+        check_files=False,
+    )
+    engine = make_engine(settings)
+    ids = {"job_id": Jobs(engine).create(spec(labels={"a": "b"})).id, **key_for(settings)}
+    leases = Leases(engine, settings)
+    claim = leases.claim(f"{ids['job_id']}.prepare", worker="w")
+    assert claim is not None
+    folder = settings.home / "storage" / "step-1"
+    with publish(folder, kind="checkpoint") as draft:
+        (draft.folder / "config.json").write_text("{}")
+    point = {"name": "train_loss", "step": 1, "value": 2.0, "tokens_seen": 3}
+    made = {"kind": "checkpoint", "uri": folder.as_uri(), "metadata": {"step": 1}}
+    leases.report(claim, Report(metrics=[point], artifacts=[made]))
+    log = settings.log_folder / ids["job_id"] / "prepare-1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwo\n")
+    leases.finish(claim, Outcome(status="failed", reason="x", message="y"))
+    (checkpoint,) = Jobs(engine).artifacts(ids["job_id"], kinds=["checkpoint"], after=None, limit=1)[0]
+    ids |= {"checkpoint_id": checkpoint.id, "path": "config.json", "stage": "prepare", "attempt": "1"}
+    engine.dispose()
+    ids["settings"] = settings.model_dump_json()
+    yield ids
+
+
+@pytest.fixture(scope="module")
+def described(deployment: dict[str, str]) -> Iterator[Any]:
+    app = create_app(Settings.model_validate_json(deployment["settings"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(OPERATIONS) - STREAMS))
+@pytest.mark.parametrize("known", [True, False], ids=["of what is there", "of anything"])
+def test_whatever_is_sent_the_answer_is_as_described(
+    described: Any, deployment: dict[str, str], name: str, known: bool
+) -> None:
+    path, method, _ = OPERATIONS[name]
+    names = {part for part in deployment if f"{{{part}}}" in path}
+    if known and not names:
+        pytest.skip("it is about nothing in particular")
+    operation = described[path][method.upper()]
+    headers = {"Authorization": deployment["Authorization"]}
+
+    @given(case=operation.as_strategy())
+    @bounds(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def send(case: Any) -> None:
+        if known:
+            case.path_parameters = {**(case.path_parameters or {}), **{part: deployment[part] for part in names}}
+        case.call_and_validate(headers=headers, checks=CHECKS)
+
+    send()

@@ -1,0 +1,70 @@
+"""Plants on the session's servers, and on servers of their own for tests that break them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from plant import Plant, plant_of
+from sqlalchemy import Engine
+
+from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
+from regraft.jobstore import make_engine, migrate
+from regraft.settings import Settings
+
+SHORT = {
+    "lease_seconds": 3.0,
+    "announce_seconds": 1.0,
+    "poll_seconds": 1.0,
+    "stop_seconds": 5.0,
+    "hang_seconds": 3.0,
+    "capacity_seconds": 0.5,
+}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update=SHORT)
+
+
+@pytest.fixture
+def plant(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    with plant_of(engine, settings) as made:
+        yield made
+
+
+@dataclass
+class Own:
+    """Servers that a test may break."""
+
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    folder = tmp_path_factory.mktemp("own")
+    servers = Own(EmbeddedPostgres(folder / "postgres"), EmbeddedValkey(folder / "valkey"))
+    try:
+        servers.postgres.start()
+        servers.valkey.start()
+        engine = make_engine(Settings(database_url=servers.postgres.url))
+        migrate(engine)
+        engine.dispose()
+        yield servers
+    finally:
+        servers.valkey.stop()
+        servers.postgres.stop()
+
+
+@pytest.fixture
+def own_plant(own: Own, tmp_path: Path) -> Iterator[Plant]:
+    settings = Settings(
+        home=tmp_path / "home", database_url=own.postgres.url, redis_url=own.valkey.url, retry_seconds=0.1
+    ).model_copy(update=SHORT)
+    engine = make_engine(settings)
+    with plant_of(engine, settings) as made:
+        yield made
+    engine.dispose()

@@ -1,0 +1,155 @@
+"""Stage processes with real checkpoints and no model: `python -m fault_stage train`.
+
+`train` computes a chain of hashes: each step needs the one before, as weights do. It publishes checkpoints with the
+project's own storage, continues from the newest whole one, and notes each write in an audit file, so that a test can
+tell whether two processes ever wrote at a time, and whether the end is what an undisturbed run ends with. What goes
+wrong, and in which attempt, is said by the job's name: `flood`, `hang@1`, `memory@1`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from regraft import child
+from regraft.errors import InterruptedStageError
+from regraft.ports import Progress
+from regraft.specs import ConvertResult, EvaluateResult, ExportResult, PrepareResult, Spec, TrainResult, TrainTask
+from regraft.storage import is_published, local_path, publish, to_uri
+
+STEP_SECONDS = float(os.environ.get("FAULT_STEP_SECONDS", "0.02"))
+SAVED_EVERY = 5
+EPOCH = int(os.environ.get("REGRAFT_ATTEMPT", "x:0:0:0").split(":")[1])
+
+
+def final_state(steps: int, state: str = "") -> str:
+    """What a run of so many steps ends with."""
+    for step in range(1, steps + 1):
+        state = advanced(state, step)
+    return state
+
+
+def advanced(state: str, step: int) -> str:
+    return hashlib.sha256(f"{state}:{step}".encode()).hexdigest()
+
+
+def prepare(text: str, progress: Progress) -> Spec:
+    progress.step(1, {}, total=1)
+    return PrepareResult(
+        uri="file:///made",
+        address="made",
+        cached=False,
+        documents=3,
+        train_examples=2,
+        eval_examples=1,
+        train_tokens=2,
+        eval_tokens=1,
+        max_sequence_length=2,
+        max_token_id=9,
+    )
+
+
+def convert(text: str, progress: Progress) -> Spec:
+    return ConvertResult.model_construct(uri="file:///base")
+
+
+def train(text: str, progress: Progress) -> Spec:
+    task = TrainTask.model_validate_json(text)
+    run = local_path(task.output_uri)
+    act, _, when = os.environ.get("FAULT_ACT", "").partition("@")
+    if act and int(when or 1000) >= EPOCH:
+        ACTS[act](progress)
+    steps = task.training.max_steps or 0
+    step, state = newest(run)
+    while step < steps:
+        if progress.should_stop():
+            save(run, step, state, progress)
+            raise InterruptedStageError("saved")
+        time.sleep(STEP_SECONDS)
+        step += 1
+        state = advanced(state, step)
+        progress.step(step, {"train_loss": 1.0 / step}, total=steps, tokens=step)
+        if step % SAVED_EVERY == 0 or step == steps:
+            save(run, step, state, progress)
+    return TrainResult(uri=to_uri(run / f"step-{step:08}"), step=step, tokens_seen=step, train_loss=1.0 / step)
+
+
+def newest(run: Path) -> tuple[int, str]:
+    for folder in sorted(run.glob("step-*"), reverse=True):
+        if is_published(folder):
+            return int(folder.name[5:]), (folder / "state").read_text()
+    return 0, ""
+
+
+def save(run: Path, step: int, state: str, progress: Progress) -> None:
+    if step == 0:
+        return
+    audit(run, step)
+    with publish(run / f"step-{step:08}", kind="checkpoint") as draft:
+        (draft.folder / "state").write_text(state)
+        (draft.folder / "ballast").write_bytes(os.urandom(int(os.environ.get("FAULT_BALLAST", "0"))))
+    progress.artifact("checkpoint", to_uri(run / f"step-{step:08}"), {"step": step})
+
+
+def audit(run: Path, step: int) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "audit").open("a") as file:
+        file.write(f"{EPOCH} {os.getpid()} {step}\n")
+
+
+def evaluate(text: str, progress: Progress) -> Spec:
+    return EvaluateResult.model_construct(uri="file:///evaluation", scores={})
+
+
+def export(text: str, progress: Progress) -> Spec:
+    return ExportResult.model_construct(artifacts={})
+
+
+def flood(progress: Progress) -> None:
+    line = b"x" * 120 + b" " + os.environ["FAULT_SECRET"].encode() + b"\n"
+    for _ in range(60):
+        os.write(2, line * 5000)
+
+
+def hang(progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def memory(progress: Progress) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    bytearray(1 << 31)
+
+
+def cuda_memory(progress: Progress) -> None:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def killed(progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_a_child(progress: Progress) -> None:
+    """As a launcher does: a process in a session of its own."""
+    import subprocess
+
+    subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
+
+
+ACTS = {
+    "flood": flood,
+    "hang": hang,
+    "memory": memory,
+    "cuda": cuda_memory,
+    "killed": killed,
+    "launcher": leave_a_child,
+}
+STAGES = {"prepare": prepare, "convert": convert, "train": train, "evaluate": evaluate, "export": export}
+
+if __name__ == "__main__":
+    sys.exit(child.run(STAGES))

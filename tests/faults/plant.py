@@ -1,0 +1,159 @@
+"""A small plant to break: workers as processes, a dispatcher, jobs, and the five invariants that must hold after it.
+
+1. Every accepted job ends in exactly one terminal state.
+2. At most one attempt at a time writes, and one attempt's result counts.
+3. The end is what an undisturbed run ends with, to the bit.
+4. No process and no half-written file is left.
+5. It recovers within the stated bound (the waits of the tests).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fault_stage import final_state
+from sqlalchemy import Engine
+
+from helpers import eventually, spec
+from regraft.dispatcher import Dispatcher
+from regraft.jobs import JOB_ENDED, Priority
+from regraft.jobstore import Announcements, Jobs
+from regraft.models import Job, Stage
+from regraft.processes import environments
+from regraft.queue import Broker, make_celery
+from regraft.settings import Settings
+from regraft.storage import is_published, local_path
+
+STEPS = 40
+HERE = Path(__file__).parent
+
+
+class Plant:
+    """Everything that belongs to one test."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine, self.settings = engine, settings
+        self.jobs = Jobs(engine)
+        self.broker = Broker(make_celery(settings))
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def submit(self, *, steps: int = STEPS, priority: Priority = Priority.P2) -> str:
+        training = {"max_steps": steps, "batch_size": 8}
+        return self.jobs.create(spec(training=training), priority=priority).id
+
+    def start_worker(self, settings: Settings | None = None, **environment: str) -> subprocess.Popen[bytes]:
+        chosen = settings or self.settings
+        values = {f"REGRAFT_{name.upper()}": str(value) for name, value in chosen.model_dump().items()}
+        path = os.pathsep.join([str(HERE), str(HERE.parent)])
+        log = (self.settings.home / f"worker-{len(self.workers)}.log").open("ab")
+        worker = subprocess.Popen(
+            [sys.executable, str(HERE / "fault_worker.py")],
+            env={**os.environ, **values, "PYTHONPATH": path, **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        self.workers.append(worker)
+        return worker
+
+    def stage(self, job_id: str, name: str = "train") -> Stage:
+        return next(stage for stage in self.jobs.get(job_id).stages if stage.name == name)
+
+    def await_step(self, job_id: str, step: int) -> None:
+        eventually(lambda: (self.stage(job_id).progress or {}).get("step", 0) >= step, seconds=60, what="a step")
+
+    def await_end(self, job_id: str, *, seconds: float = 60) -> Job:
+        def ended() -> Job | None:
+            job = self.jobs.get(job_id)
+            return job if job.status in JOB_ENDED else None
+
+        found: Job = eventually(ended, seconds=seconds, what="the end of the job")
+        return found
+
+    def children(self) -> list[int]:
+        """Process ids of stage processes and whatever they started, of this plant."""
+        home = f"REGRAFT_HOME={self.settings.home}".encode()
+        found = []
+        for pid, values in environments():
+            if home in values and any(value.startswith(b"REGRAFT_ATTEMPT=") for value in values):
+                found.append(pid)
+        return found
+
+    def check(self, *job_ids: str, steps: int = STEPS) -> None:
+        """The invariants, for jobs that shall have succeeded."""
+        for job_id in job_ids:
+            job = self.await_end(job_id)
+            assert job.status == "succeeded", job.message
+            self._ended_once(job)
+            self._one_writer(job)
+            result = self.stage(job_id).result or {}
+            folder = local_path(result["uri"])
+            assert is_published(folder)
+            assert (folder / "state").read_text() == final_state(steps)
+        eventually(lambda: not self.children(), seconds=10, what="the end of every stage process")
+        assert not list(local_path(self.settings.storage_root).rglob(".tmp-*"))
+
+    def _ended_once(self, job: Job) -> None:
+        events, _ = self.jobs.events(job.id, after=0, limit=1000)
+        ends = [event for event in events if event.message.startswith("job is ") and event.message[7:] in JOB_ENDED]
+        assert len(ends) == 1
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        for stage in job.stages:
+            assert stage.status in ("succeeded", "cached")
+            assert [attempt.status for attempt in stage.attempts].count("succeeded") == 1
+            assert not [attempt for attempt in stage.attempts if attempt.finished_at is None]
+
+    def _one_writer(self, job: Job) -> None:
+        audit = local_path(self.settings.storage_root) / "jobs" / job.id / "train" / "audit"
+        epochs = [int(line.split()[0]) for line in audit.read_text().splitlines()]
+        assert epochs == sorted(epochs), "an older attempt wrote after a newer one"
+        artifacts, _ = self.jobs.artifacts(job.id, kinds=["checkpoint"], after=None, limit=500)
+        assert artifacts
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            for number in (signal.SIGCONT, signal.SIGKILL):
+                if worker.poll() is None:
+                    worker.send_signal(number)
+            worker.wait()
+
+
+@contextmanager
+def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    """A plant with a dispatcher in a thread; everything is ended at the end."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    plant = Plant(engine, settings)
+    dispatcher = Dispatcher(Announcements(engine, settings), plant.broker)
+    thread = threading.Thread(target=dispatcher.run, daemon=True)
+    thread.start()
+    try:
+        yield plant
+    finally:
+        dispatcher.stop.set()
+        plant.stop()
+        thread.join(20)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def hold_for(seconds: float, *processes: int, what: Callable[[], Any] = lambda: None) -> None:
+    """SIGSTOP, `what()`, wait until `seconds` are over, SIGCONT."""
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + seconds
+    what()
+    time.sleep(max(0.0, until - time.monotonic()))
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)

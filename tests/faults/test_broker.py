@@ -1,0 +1,98 @@
+"""A broker that is flushed, restarted, silent or full: cases 17, 18, 19, 20, and what `celery inspect` says then."""
+
+from __future__ import annotations
+
+import signal
+
+import redis
+from plant import Plant
+
+from conftest import Own
+from helpers import eventually
+from regraft.jobs import Priority
+from regraft.jobstore import Operations
+
+
+def test_a_flushed_broker_loses_nothing(own: Own, own_plant: Plant) -> None:
+    jobs = [own_plant.submit(steps=5) for _ in range(3)]
+    with redis.Redis.from_url(own.valkey.url) as broker:
+        eventually(lambda: broker.keys("prepare*"), what="the hints")
+        broker.flushall()
+    own_plant.start_worker()
+    own_plant.check(*jobs, steps=5)
+
+
+def test_a_worker_without_a_broker_keeps_its_work_finds_more_and_can_be_inspected_after(
+    own: Own, own_plant: Plant
+) -> None:
+    plant = own_plant
+    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    first = plant.submit()
+    plant.await_step(first, 2)
+    own.valkey.stop()
+    second = plant.submit(steps=200)
+    plant.check(first)
+    plant.await_step(second, 1)
+    own.valkey.start()
+
+    def active() -> str:
+        return str(plant.broker._app.control.inspect(timeout=1).active())
+
+    eventually(lambda: f"{second}.train" in active(), seconds=30, what="the worker answering again")
+    plant.check(second, steps=200)
+    assert worker.poll() is None
+    assert [len(plant.stage(job).attempts) for job in (first, second)] == [1, 1]
+
+
+def test_a_worker_starts_without_a_broker_and_leaves_when_told(own: Own, own_plant: Plant) -> None:
+    own.valkey.stop()
+    try:
+        worker = own_plant.start_worker()
+        job = own_plant.submit(steps=10)
+        own_plant.check(job, steps=10)
+        worker.terminate()
+        assert worker.wait(30) == 0
+    finally:
+        own.valkey.start()
+
+
+def test_a_silent_broker_delays_and_nothing_more(own: Own, own_plant: Plant) -> None:
+    """Stopped, not ended: connections stay open and nobody answers."""
+    assert own.valkey.process is not None
+    own_plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    first = own_plant.submit()
+    own_plant.await_step(first, 2)
+    own.valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        second = own_plant.submit(steps=10)
+        own_plant.check(first)
+        own_plant.check(second, steps=10)
+    finally:
+        own.valkey.process.send_signal(signal.SIGCONT)
+
+
+def test_a_full_broker_that_evicts_loses_nothing(own: Own, own_plant: Plant) -> None:
+    with redis.Redis.from_url(own.valkey.url) as broker:
+        broker.config_set("maxmemory-policy", "allkeys-lru")
+        broker.config_set("maxmemory", "1mb")
+        try:
+            own_plant.start_worker()
+            jobs = [own_plant.submit(steps=5) for _ in range(3)]
+            own_plant.check(*jobs, steps=5)
+        finally:
+            broker.config_set("maxmemory", "0")
+            broker.config_set("maxmemory-policy", "noeviction")
+
+
+def test_maintenance_starts_nothing_and_stops_nothing(plant: Plant) -> None:
+    plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    running = plant.submit()
+    plant.await_step(running, 2)
+    Operations(plant.engine).drain(True, note="new disks")
+    waiting = plant.submit(steps=5, priority=Priority.P1)
+    eventually(lambda: plant.stage(running).status == "succeeded", what="the running stage's end")
+    assert plant.stage(waiting, "prepare").status == "ready"
+    assert plant.stage(running, "evaluate").status == "ready"
+    Operations(plant.engine).drain(False)
+    plant.check(running)
+    plant.check(waiting, steps=5)
