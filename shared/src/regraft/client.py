@@ -52,6 +52,10 @@ class Client:
         except UnreachableError:
             return self._call("POST", "/jobs", json=job, headers=headers)
 
+    def plan_job(self, job: Mapping[str, Any]) -> Json:
+        """`POST /jobs/plan`."""
+        return self._call("POST", "/jobs/plan", json=job)
+
     def list_jobs(self, **query: Any) -> Json:
         """`GET /jobs`."""
         return self._call("GET", "/jobs", params={key: value for key, value in query.items() if value is not None})

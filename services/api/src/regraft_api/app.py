@@ -21,14 +21,14 @@ from regraft_api.door import Door, KeyRing
 from regraft_api.hub import Hub
 from regraft_api.openapi import describe
 from regraft_api.prometheus import Deployment
-from regraft_api.routes import checkpoints, control, events, fleet, health, jobs, keys, logs, metrics, prometheus
+from regraft_api.routes import checkpoints, control, events, fleet, health, jobs, keys, logs, metrics, plan, prometheus
 
 DESCRIPTION = """
 Continued pre-training of language models as one request: `POST /jobs` runs prepare, convert, train, evaluate and
 export. Every request but those for health and documentation carries `Authorization: Bearer <key>`. Errors are RFC 9457
 problem details that name the field, the value and the remedy.
 """
-ROUTES = (jobs, control, events, metrics, logs, checkpoints, fleet, keys, health, prometheus)
+ROUTES = (jobs, plan, control, events, metrics, logs, checkpoints, fleet, keys, health, prometheus)
 LOCK_SECONDS = 10.0
 POOL = 20
 

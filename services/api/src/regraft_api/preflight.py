@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from glob import iglob
 from typing import Any
 
+from sqlalchemy import Engine
+
+from regraft import planning
 from regraft.checkpoint_files import Place, locate
 from regraft.checkpoint_info import has_tokenizer, inspect_checkpoint
-from regraft.errors import InvalidDataError, InvalidInputError, RegraftError
+from regraft.errors import ConflictError, InvalidDataError, InvalidInputError, RegraftError
 from regraft.families import Architecture
 from regraft.formats import release_of
 from regraft.jobstore import Workers
+from regraft.jobstore.history import finished_trainings
 from regraft.keymap import why_not_cs
 from regraft.models import Worker
 from regraft.settings import Settings
@@ -27,22 +31,67 @@ REMOTE = ("abfs", "abfss", "az", "ftp", "gcs", "gs", "hdfs", "hf", "http", "http
 """Schemes that a data preparation worker may open, if the fsspec package for it is installed there."""
 
 
-def check(spec: JobSpec, *, settings: Settings, workers: Workers) -> list[str]:
+def check(spec: JobSpec, *, settings: Settings, workers: Workers, memory: bool = True) -> list[str]:
     """Refuse what cannot work, return warnings about what may be worth knowing.
+
+    `memory`: refuse what fits no device on offer, too.
 
     Raises:
         InvalidInputError: a field asks for what cannot be.
         InvalidDataError: the checkpoint is not what it should be.
     """
     alive = workers.alive()
+    planning.check_options(spec)
     warnings = _check_target(spec, alive) + _check_source(spec, alive)
-    if settings.check_files:
-        _check_corpus(spec.dataset)
-        place, architecture = _inspect(spec.base_checkpoint.uri)
-        _check_tokenizer(spec, place)
-        if architecture is not None:
-            _check_fit(spec, architecture)
-    return warnings
+    if not settings.check_files:
+        return warnings + planning.warnings_of(spec, None, epochs=None)
+    _check_corpus(spec.dataset)
+    place, architecture = _inspect(spec.base_checkpoint.uri)
+    _check_tokenizer(spec, place)
+    if architecture is not None:
+        _check_fit(spec, architecture)
+        if memory:
+            planning.check_memory(spec, architecture, planning.offers_of(worker.offers for worker in alive))
+    epochs = planning.epochs_of(spec, planning.look(spec))
+    return warnings + planning.warnings_of(spec, architecture, epochs=epochs)
+
+
+def plan(spec: JobSpec, *, settings: Settings, workers: Workers, engine: Engine) -> planning.Plan:
+    """What would happen to a job that passes the checks; too little memory is part of the answer, no refusal.
+
+    Raises:
+        InvalidInputError, InvalidDataError: as `check`.
+    """
+    warnings = check(spec, settings=settings, workers=workers, memory=False)
+    return planning.make_plan(
+        spec,
+        seen(spec, settings=settings),
+        offers=planning.offers_of(worker.offers for worker in workers.alive()),
+        history=finished_trainings(engine),
+        storage=settings.storage_root,
+    ).model_copy(update={"warnings": tuple(warnings)})
+
+
+def check_pinned(spec: JobSpec, plan_hash: str, *, settings: Settings) -> None:
+    """Refuse a job that is not the one that was planned.
+
+    Raises:
+        ConflictError: its resolved spec, or what its inputs look like, has another hash.
+    """
+    found = planning.plan_hash(spec, seen(spec, settings=settings).identities)
+    if found != plan_hash:
+        raise ConflictError(
+            f"the plan has moved: the job or its inputs have changed since, and its hash is {found}",
+            field="plan_hash",
+            value=plan_hash,
+            remedy="Look at a new plan (POST /jobs/plan), and send its plan_hash.",
+            reason="plan_changed",
+        )
+
+
+def seen(spec: JobSpec, *, settings: Settings) -> planning.Seen:
+    """The inputs of a job, as far as this process may look at them."""
+    return planning.look(spec) if settings.check_files else planning.NOTHING
 
 
 def _inspect(uri: str) -> tuple[Place, Architecture | None]:
@@ -86,6 +135,13 @@ def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
             value=spec.target.devices,
             remedy=f"Ask for at most {most}.",
             reason="target_not_available",
+        )
+    if spec.training.precision == "bf16" and not offers[kind].get("bf16", True):
+        raise InvalidInputError(
+            f"the devices of the target {kind!r} multiply no bfloat16",
+            field="training.precision",
+            value="bf16",
+            remedy="Use fp32, or fp16 where the target has it.",
         )
     return []
 

@@ -17,6 +17,7 @@ from regraft_api import preflight
 from regraft_api.dependencies import After, Before, Call, Caller, JobId, Limit
 from regraft_api.examples import CLONES, JOBS, PATCHES
 from regraft_api.problems import faults_of
+from regraft_api.routes.plan import PLANNED, DryRun, PlanHash, check_pinned, dry_run_of
 from regraft_api.routes.responses import BUSY, CHANGED, CONFLICT, NOT_FOUND
 from regraft_api.schemas import JobView, Page, Sent
 from regraft_api.strict_json import StrictRoute
@@ -60,13 +61,18 @@ class JobPatch(Sent):
     status_code=202,
     summary="Create a job",
     response_model=JobView,
-    responses={**CONFLICT, **BUSY},
+    responses={**PLANNED, **CONFLICT, **BUSY},
 )
 def create_job(
-    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)], call: Caller, idempotency_key: IdempotencyKey = None
+    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)],
+    call: Caller,
+    idempotency_key: IdempotencyKey = None,
+    dry_run: DryRun = False,
+    plan_hash: PlanHash = None,
 ) -> Response:
     """Check a job and queue it. The answer comes before anything is computed; follow `Location`."""
-    return _create(spec, call, idempotency_key)
+    check_pinned(spec, call, plan_hash)
+    return dry_run_of(spec, call) if dry_run else _create(spec, call, idempotency_key)
 
 
 @router.get("", operation_id="listJobs", summary="List jobs")

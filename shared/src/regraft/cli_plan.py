@@ -1,0 +1,125 @@
+"""`regraft plan`: what would happen to a job, by the API or, without a server, by this machine alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from regraft import planning
+from regraft.cli_jobs import api_client
+from regraft.client import UnreachableError
+from regraft.errors import InvalidInputError
+from regraft.jobfile import read_job_file
+from regraft.planning import Offer, Plan, TargetPlan
+from regraft.sizing import DEVICES, device_named
+from regraft.specs import JobSpec
+from regraft.watch import format_duration
+
+GB = 1e9
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="Job file (YAML or JSON). Relative paths in it start from its folder.")],
+    local: Annotated[
+        bool, typer.Option("--local", help="Ask no API: plan for this machine's processor, or for cards of the table.")
+    ] = False,
+    device: Annotated[
+        list[str] | None, typer.Option(help="With --local: plan for this card, e.g. H100. May be given several times.")
+    ] = None,
+    storage: Annotated[Path | None, typer.Option(help="With --local: folder of published artifacts.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show stages, memory, time and disk of a job before it is created; exit status 1 if it does not fit its target."""
+    job = read_job_file(file)
+    found = _local(job, device or [], storage) if local or device else _remote(job, storage)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        _show(found)
+    asked = [target.fits for target in found.targets if target.asked]
+    if asked and not any(fits is not False for fits in asked):
+        raise typer.Exit(1)
+
+
+def _remote(job: dict[str, Any], storage: Path | None) -> Plan:
+    """The API's plan; this machine's own, said aloud, where none answers."""
+    with api_client() as client:
+        try:
+            return Plan.model_validate(client.plan_job(job))
+        except UnreachableError as error:
+            typer.secho(f"{error.message}; planned without a server", err=True, fg=typer.colors.YELLOW)
+    return _local(job, [], storage)
+
+
+def _local(job: dict[str, Any], names: list[str], storage: Path | None) -> Plan:
+    spec = _spec(job)
+    where = storage or Path(os.environ.get("REGRAFT_HOME", "~/.regraft")).expanduser() / "storage"
+    return planning.make_plan(
+        spec, planning.look(spec), offers=_offers(spec, names), history=(), storage=where.absolute().as_uri()
+    )
+
+
+def _offers(spec: JobSpec, names: list[str]) -> list[Offer]:
+    """The named cards; else the processor and, for a job that asks for GPUs, every card of the table."""
+    cards = planning.cards(devices=spec.target.devices)
+    if names:
+        wanted = [_named(name) for name in names]
+        return [card for card in cards if card.name in wanted]
+    return [planning.this_machine(), *(cards if spec.target.kind == "gpu" else [])]
+
+
+def _named(name: str) -> str:
+    device = device_named(name)
+    if device is None:
+        known = ", ".join(device.name for device in DEVICES)
+        raise InvalidInputError("no such card in the table", field="--device", value=name, remedy=f"One of: {known}.")
+    return device.name
+
+
+def _spec(job: dict[str, Any]) -> JobSpec:
+    try:
+        return JobSpec.model_validate(job)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(
+            first["msg"], field=field, value=first["input"], remedy="See the job's fields at /docs of the API."
+        ) from error
+
+
+def _show(plan: Plan) -> None:
+    typer.echo(f"plan {plan.plan_hash}")
+    if plan.work is not None:
+        work = plan.work
+        steps = "one pass, of unknown length" if work.steps is None else f"{work.steps} steps"
+        epochs = "" if work.epochs is None else f", {work.epochs:.3g} epochs ({work.windows_from})"
+        typer.echo(f"{work.parameters / 1e6:,.1f} M parameters, {steps}{epochs}")
+    for stage in plan.stages:
+        typer.echo(f"  {stage.name:9} {stage.expected:8} {stage.why}")
+    for target in plan.targets:
+        _show_target(target)
+    if plan.disk is not None:
+        typer.echo(f"disk: {plan.disk.total / GB:.1f} GB, {plan.disk.checkpoints / GB:.1f} of them checkpoints")
+    for warning in plan.warnings:
+        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW)
+
+
+def _show_target(target: TargetPlan) -> None:
+    memory, time = target.memory, target.time
+    verdict = {True: "fits", False: "does not fit", None: "memory not known"}[target.fits]
+    available = "" if memory.available is None else f" of {memory.available / GB:.1f}"
+    line = f"{target.kind} ({target.devices} x {target.device}): {verdict}, {memory.peak / GB:.2f}{available} GB each"
+    if target.micro_batch_size:
+        line += f", micro-batch {target.micro_batch_size}"
+    if time is not None:
+        line += f", {time.tokens_per_second:,.0f} tokens/s"
+        if time.seconds_low is not None and time.seconds_high is not None:
+            line += f", {format_duration(time.seconds_low)} to {format_duration(time.seconds_high)}"
+    typer.echo(line)
+    for remedy in target.remedies:
+        changes = ", ".join(f"{field}: {value}" for field, value in remedy.changes.items())
+        typer.echo(f"    would fit with {changes} (micro-batch of {remedy.micro_batch_size})")

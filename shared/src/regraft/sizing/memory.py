@@ -1,0 +1,125 @@
+"""How much memory a training run takes on each device, by part. Formulas, not a simulation: see docs/plan.md.
+
+The parts are not all there at once. Weights and moments are; gradients come into being while the backward pass frees
+activations, and the optimiser's temporaries follow when those are gone. `Memory.peak` is the largest sum that is.
+
+Shapes: B sequences a device holds at a time, S tokens each, H hidden, F filter, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from regraft.families import Architecture
+from regraft.sizing.activations import block_bytes, kept_bytes, recomputed_blocks
+from regraft.sizing.counts import Counts, counts_of
+from regraft.sizing.setup import Setup
+
+CHUNK_ELEMENTS = 2**26
+"""Logits that the loss holds at a time (`regraft_worker.model.loss`)."""
+UPDATE_ELEMENTS = 2**26
+"""Parameters that the optimiser updates at a time (`regraft_worker.trainer.optimizer`)."""
+MOMENT_BYTES = {"adamw": 8.0, "adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+"""Two moments per parameter: fp32, or one byte each and an fp32 scale for every 256 of them (torchao)."""
+CPU_OVERHEAD = 360_000_000
+"""Interpreter, torch and its libraries, HDF5: what a process holds that trains next to nothing, measured by
+benchmarks/sizing.py."""
+GPU_OVERHEAD = 1_500_000_000
+"""CUDA context, cuBLAS work spaces, NCCL buffers: what an idle process holds of a card. Literature value."""
+CPU_FRAGMENTATION = 0.25
+"""What the allocator holds beyond activations, as a share of them. Measured by benchmarks/sizing.py."""
+GPU_FRAGMENTATION = 0.05
+"""The same of the caching allocator of a GPU. Literature value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: int
+    """fp32, what the optimiser changes."""
+    working_copies: int
+    """Weights in the precision that matrices are multiplied in, and what sharded training gathers."""
+    gradients: int
+    optimizer: int
+    """Moments."""
+    activations: int
+    """What the backward pass needs of the forward pass."""
+    logits: int
+    """Of one chunk, with their gradients and the head's."""
+    update: int
+    """Temporaries of the optimiser's step."""
+    overhead: int
+    """Of the process."""
+    peak: int
+    """The most that is there at once."""
+
+    @property
+    def fixed(self) -> int:
+        """What no micro-batch changes."""
+        return self.weights + self.working_copies + self.optimizer + self.overhead
+
+
+def memory_of(architecture: Architecture, setup: Setup, *, micro_batch: int, on_cpu: bool) -> Memory:
+    """Estimate for `micro_batch` sequences at a time on each device."""
+    counts, a = counts_of(architecture), architecture
+    own = counts.total / _shards(setup)
+    rows = micro_batch * setup.length
+    gradients = own * 4
+    activations = kept_bytes(a, setup, rows, on_cpu=on_cpu)
+    activations = int(activations * (1 + (CPU_FRAGMENTATION if on_cpu else GPU_FRAGMENTATION)))
+    parts = {
+        "weights": own * 4,
+        "working_copies": _working_copies(a, counts, setup),
+        "gradients": gradients,
+        "optimizer": own * MOMENT_BYTES[setup.optimizer],
+        "activations": activations,
+        "logits": _loss_bytes(a, setup, rows),
+        "update": _update_bytes(counts, own, setup),
+        "overhead": CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
+    }
+    stays = parts["weights"] + parts["working_copies"] + parts["optimizer"] + parts["overhead"]
+    forward = activations + parts["logits"] + (gradients if setup.accumulates(micro_batch) else 0)
+    backward = gradients + block_bytes(a, setup, rows, on_cpu=on_cpu)
+    peak = stays + max(forward, backward, gradients + parts["update"])
+    return Memory(**{name: int(value) for name, value in parts.items()}, peak=int(peak))
+
+
+def bytes_per_parameter(setup: Setup) -> float:
+    """Of weights, gradients and moments before they are divided: 16, or 10 with 8-bit moments."""
+    return 4 + 4 + MOMENT_BYTES[setup.optimizer]
+
+
+def host_snapshot_bytes(architecture: Architecture) -> int:
+    """Main memory of the process that saves: weights and moments in fp32, copied so that training can go on."""
+    return counts_of(architecture).total * 12
+
+
+def _shards(setup: Setup) -> int:
+    return setup.devices if setup.strategy == "fsdp" else 1
+
+
+def _working_copies(a: Architecture, counts: Counts, setup: Setup) -> float:
+    """Casts of the weights of blocks that keep their activations; what sharded training gathers."""
+    width = 4 if setup.precision == "fp32" else 2
+    whole = max(1, a.num_layers - recomputed_blocks(a, setup))
+    casts = 0 if setup.precision == "fp32" else whole * counts.block * width
+    if setup.strategy != "fsdp":
+        return casts
+    # Two units are there at a time, the next one on its way, and the gradients of one before they are divided.
+    return casts + counts.largest_unit * (2 * width + 4)
+
+
+def _loss_bytes(a: Architecture, setup: Setup, rows: int) -> float:
+    """fp32 logits of a chunk twice, the head's gradient and the product added to it, the gradient of the rows."""
+    chunk = min(rows, max(1, CHUNK_ELEMENTS // a.vocab_size)) * a.vocab_size
+    head = a.vocab_size * a.hidden_size
+    casts = 0 if setup.precision == "fp32" else 2 * head  # the head once more, transposed
+    return 8 * chunk + 8 * head + casts + 4 * rows * a.hidden_size
+
+
+def _update_bytes(counts: Counts, own: float, setup: Setup) -> float:
+    """Two fp32 temporaries of a group; of the 8-bit optimiser, of its largest tensor."""
+    if setup.optimizer == "adamw_8bit":
+        return 3 * 4 * counts.largest_unit / _shards(setup)
+    return 2 * 4 * min(own, max(UPDATE_ELEMENTS, counts.head))
