@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import clock
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the stage does (`keep_to_one_thread`), before numpy is imported
+
 import h5py
 
 from regraft import hdf5_chunks
@@ -54,6 +57,8 @@ def _task(settings: dict[str, Any]) -> PrepareTask:
 
 def _watch(watch: clock.Clock) -> None:
     """Put the clock around the functions that do the work."""
+    from regraft_dataprep import documents  # not above: pyarrow starts a thread, and a process with one is not forked
+
     watch.function(Source, "inventory", "sha256 of the corpus")
     watch.generator(piece_writer.PieceWriter, "_with_text", "reading and JSON")
     watch.function(piece_writer.Cleaner, "clean", "cleaning (ftfy)")
@@ -73,7 +78,7 @@ def _watch(watch: clock.Clock) -> None:
     watch.function(shards, "append", "writing HDF5")
     watch.function(shards, "validate_shard", "verifying: reading, inflate, values")
     watch.function(h5py.File, "close", "writing HDF5")
-    watch.function(pipeline, "write_documents", "documents.parquet")
+    watch.function(documents, "write_documents", "documents.parquet")
     watch.function(encoders.GigatokenEncoder, "forget", "loading gigatoken")
     watch.function(pipeline, "fastest_encoder", "BPE of the awkward texts, once")
     for module in (pipeline, units):

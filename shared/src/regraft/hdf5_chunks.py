@@ -135,10 +135,12 @@ def _cores() -> int:
 def _deflate(group: npt.NDArray[np.int32]) -> list[bytes]:
     """Chunks of shape (chunks, values)."""
     # Shuffle: the first bytes of all values, then the second ones, and so on. Shifts are twice as fast as a transposed
-    # copy, and do not ask for the machine's byte order.
-    planes = np.empty((len(group), _ITEM, group.shape[1]), dtype=np.uint8)
+    # copy, and do not ask for the machine's byte order. The upper bytes of ids are zero: they need no pass.
+    planes = np.zeros((len(group), _ITEM, group.shape[1]), dtype=np.uint8)
+    used = int(np.bitwise_or.reduce(group, axis=None)) & 0xFFFFFFFF
     for byte in range(_ITEM):
-        planes[:, byte] = group >> 8 * byte
+        if used >> 8 * byte:
+            planes[:, byte] = group >> 8 * byte if byte else group
     return [zlib_ng.compress(chunk, _LEVEL) for chunk in planes.reshape(len(group), -1)]
 
 
@@ -155,11 +157,13 @@ def _raw(data: h5py.Dataset, first: int, last: int) -> list[bytes]:
 def _inflated(chunks: Sequence[bytes], shape: tuple[int, int, int]) -> Windows:
     """Windows of all chunks of shape (per_chunk, rows, M)."""
     block = np.empty((len(chunks) * shape[0], *shape[1:]), dtype="<i4")
-    values = block.view(np.uint8).reshape(len(chunks), -1, _ITEM)
-    for chunk, packed in zip(values, chunks, strict=True):
-        planes = np.frombuffer(_plain(packed, size=chunk.size), dtype=np.uint8).reshape(_ITEM, -1)
-        for byte in range(_ITEM):
-            chunk[:, byte] = planes[byte]
+    for chunk, packed in zip(block.reshape(len(chunks), -1), chunks, strict=True):
+        planes = np.frombuffer(_plain(packed, size=chunk.nbytes), dtype=np.uint8).reshape(_ITEM, -1)
+        if planes[2:].any():
+            chunk.view(np.uint8).reshape(-1, _ITEM)[:] = planes.T
+        else:  # ids below 65,536: two bytes of four, in half the time
+            np.left_shift(planes[1], 8, out=chunk, dtype=np.int32, casting="unsafe")
+            np.bitwise_or(chunk, planes[0], out=chunk)
     return block
 
 

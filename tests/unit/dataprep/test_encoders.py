@@ -28,6 +28,7 @@ from regraft_dataprep.encoders import (
     PartEncoders,
     ReferenceEncoder,
     fastest_encoder,
+    load_both,
 )
 from regraft_dataprep.pipeline import prepare
 from regraft_dataprep.resources import Resources
@@ -95,7 +96,7 @@ def test_the_pair_of_files_is_fast_too(folder: Path, recorder: Any) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     (folder / "tokenizer.json").unlink()
     tokenizer.model.save(str(folder))
-    assert fastest_encoder(load_tokenizer(str(folder)), recorder) == "gigatoken"
+    assert fastest_encoder(load_both(load_tokenizer(str(folder))), recorder) == "gigatoken"
     assert recorder.events == [("info", "text is encoded by gigatoken")]
 
 
@@ -116,10 +117,11 @@ def test_a_tokenizer_that_gigatoken_does_not_know_is_no_fault(
 ) -> None:
     path = folder / "tokenizer.json"
     change(Tokenizer.from_file(str(path))).save(str(path))
-    encoder = load_tokenizer(str(folder))
-    name = fastest_encoder(encoder, recorder)
+    loaded = load_both(load_tokenizer(str(folder)))
+    name = fastest_encoder(loaded, recorder)
     assert (name, recorder.events) == ("tokenizers", [("info", "text is encoded by tokenizers")])
-    assert lists(PartEncoders(name, encoder).of("part").encode(raw("A b", ""))) == encoder.encode(["A b", ""])
+    expected = loaded.tokenizer.encode(["A b", ""])
+    assert lists(PartEncoders(name, loaded).of("part").encode(raw("A b", ""))) == expected
 
 
 class Planted(GigatokenEncoder):
@@ -166,7 +168,7 @@ def test_a_wrong_id_in_a_sampled_document_is_noticed(
 def test_every_part_has_a_sample_of_its_own(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planted, "where", staticmethod(lambda text: text == b"!!!!"))
     monkeypatch.setattr(encoders, "GigatokenEncoder", Planted)
-    parts = PartEncoders("gigatoken", load_tokenizer(str(tokenizer_dir))).of
+    parts = PartEncoders("gigatoken", load_both(load_tokenizer(str(tokenizer_dir)))).of
     first = parts("first")
     first.encode(raw(*["Oil rose."] * 20))
     first.encode(raw("!!!!"))  # beyond the sample
@@ -225,8 +227,9 @@ def test_a_fast_encoder_that_stumbles_over_an_awkward_text_is_not_used(
 ) -> None:
     monkeypatch.setattr(Planted, "where", staticmethod(lambda text: b"<|endoftext|>" in text))
     monkeypatch.setattr(encoders, "GigatokenEncoder", Planted)
-    assert fastest_encoder(load_tokenizer(str(tokenizer_dir)), recorder) == "tokenizers"
+    loaded = load_both(load_tokenizer(str(tokenizer_dir)))
+    assert fastest_encoder(loaded, recorder) == "tokenizers"
     ((level, message), _) = recorder.events
     assert level == "warn"
     assert "'a<|endoftext|>b" in message
-    assert fastest_encoder(load_tokenizer(str(tokenizer_dir)), NullProgress()) == "tokenizers"
+    assert fastest_encoder(loaded, NullProgress()) == "tokenizers"

@@ -30,12 +30,13 @@ def assist(path: Path, resources: Resources | None = None) -> int:
     watch = _Watch(WorkFolder(path))
     try:
         units = Units(watch.work)
-        with Crew(units, processes=(resources or Resources()).processes_for(len(units.parts()))) as crew:
-            crew.run(units.parts(), watch)
+        processes = (resources or Resources()).processes_for(len(units.parts()))
+        with Crew(watch.work, processes=processes) as crew:
+            crew.run(units, units.parts(), watch)
             while not watch.work.is_done(PLAN):
                 watch.check()
                 time.sleep(_POLL_SECONDS)
-            crew.run(units.files(), watch)
+            crew.run(units, units.files(), watch)
     except (InterruptedStageError, DifferentIdsError) as error:
         log.info("%s", error)
     except FileNotFoundError:

@@ -97,8 +97,10 @@ def prepare(
         "reading.documents": documents,
         "reading.max_bad_records": max_bad_records,
     }
+    from regraft_dataprep.resources import Resources, keep_to_one_thread
+
+    keep_to_one_thread()
     from regraft_dataprep.pipeline import prepare as run_prepare
-    from regraft_dataprep.resources import Resources
 
     task = _task(_dataset(options, flags), vocab_size=vocab_size, output_uri=str(output_dir))
     result = run_prepare(task, _StderrProgress(), resources=Resources(processes=processes))

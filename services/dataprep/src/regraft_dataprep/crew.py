@@ -4,7 +4,12 @@ Each of them asks for nothing and decides nothing: the lead claims a unit, hands
 One that dies (the kernel's out-of-memory killer, a full disk under HDF5) is replaced once for its unit; the second
 time the preparation fails, with the cause as far as it can be told. With one process the lead does the units itself.
 
-The trade-off: a fresh process costs a second before its first document, so a small corpus is better off with one.
+A caller with one thread is forked, with all that it has loaded: its processes are there at once. Otherwise they are
+started afresh, as a lock that another thread holds would never be free in a fork. numpy's OpenBLAS counts as a thread,
+unless it is told to have none (`resources.keep_to_one_thread`).
+
+The trade-off: a fresh process costs most of a second before its first document, so a small corpus is better off with
+one.
 """
 
 from __future__ import annotations
@@ -20,13 +25,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from regraft.errors import RegraftError
 from regraft.processes import die_with
-from regraft_dataprep.encoders import DifferentIdsError
+from regraft_dataprep.encoders import DifferentIdsError, Loaded
 from regraft_dataprep.units import Units
 from regraft_dataprep.work import BEAT_SECONDS, WorkFolder
 
@@ -53,13 +59,17 @@ class Watch(Protocol):
 class Crew:
     """`processes` at work on one work folder; they end with the context."""
 
-    def __init__(self, units: Units, *, processes: int) -> None:
-        self._units, self._work, self._processes = units, units.work, processes
+    def __init__(self, work: WorkFolder, *, processes: int, loaded: Loaded | None = None) -> None:
+        """`loaded`: the tokenizer, where the caller has it; a fork has it too."""
+        self._work, self._processes, self._loaded = work, processes, loaded
         self._hands: list[_Hand] = []
         self._died: Counter[str] = Counter()
         self._beaten = 0.0
 
     def __enter__(self) -> Self:
+        """Forks at once, before the caller starts threads."""
+        if self._processes > 1 and _can_fork():
+            self._hands = [_Hand(self._work.path, self._loaded) for _ in range(self._processes)]
         return self
 
     def __exit__(
@@ -77,13 +87,14 @@ class Crew:
             self._work.clear()
         self._hands.clear()
 
-    def run(self, names: Sequence[str], watch: Watch) -> None:
+    def run(self, units: Units, names: Sequence[str], watch: Watch) -> None:
         """Until every unit is done, here or elsewhere.
 
         Raises:
             RegraftError, OSError, MemoryError, DifferentIdsError: what a unit or `watch` has raised.
         """
         waiting = deque(names)
+        threads = None if len(names) <= 2 * self._processes else 1  # a core each is enough when all are busy
         while waiting or any(hand.unit for hand in self._hands):
             watch.check()
             self._beat()
@@ -91,9 +102,9 @@ class Crew:
             if unit is None:
                 self._listen(waiting, watch)
             elif self._processes == 1:
-                self._do(unit, watch)
+                self._do(units, unit, watch)
             else:
-                self._idle().give(unit)
+                self._idle().give(unit, threads=threads)
 
     def _next(self, waiting: deque[str], watch: Watch) -> str | None:
         """A unit to begin, which is claimed then; None when there is nobody for it or none to be had."""
@@ -109,14 +120,14 @@ class Crew:
                 waiting.append(unit)  # somebody elsewhere is at it
         return None
 
-    def _do(self, unit: str, watch: Watch) -> None:
+    def _do(self, units: Units, unit: str, watch: Watch) -> None:
         def tick(first: int, second: int) -> None:
             watch.check()
             self._beat([unit])
             watch.tick(unit, first, second)
 
         try:
-            self._units.run(unit, tick)
+            units.run(unit, tick, threads=None)
         finally:
             self._work.release(unit)
         watch.done(unit)
@@ -125,7 +136,7 @@ class Crew:
         for hand in self._hands:
             if not hand.unit:
                 return hand
-        self._hands.append(_Hand(self._work.path))
+        self._hands.append(_Hand(self._work.path, self._loaded))
         return self._hands[-1]
 
     def _listen(self, waiting: deque[str], watch: Watch) -> None:
@@ -176,20 +187,22 @@ class Crew:
 class _Hand:
     """One process."""
 
-    def __init__(self, path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, path: Path, loaded: Loaded | None) -> None:
+        forked = _can_fork()
+        context = multiprocessing.get_context("fork" if forked else "spawn")
         self.connection, theirs = context.Pipe()
         self.unit = ""
         """What it is at; empty when it is idle."""
-        self._process = context.Process(target=_serve, args=(theirs, str(path), os.getpid()), daemon=True)
+        arguments = (theirs, str(path), os.getpid(), loaded if forked else None)
+        self._process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
         self._process.start()
         theirs.close()
 
-    def give(self, unit: str) -> None:
+    def give(self, unit: str, *, threads: int | None) -> None:
         """Begin a unit."""
         self.unit = unit
         with suppress(BrokenPipeError):  # it is dead: its pipe is at its end, which is heard of next
-            self.connection.send(unit)
+            self.connection.send((unit, threads))
 
     def end(self) -> int | None:
         """At once; what it is at is lost, and nothing else. Its exit status."""
@@ -199,17 +212,26 @@ class _Hand:
         return self._process.exitcode
 
 
-def _serve(connection: Connection, path: str, lead: int) -> None:
+def _can_fork() -> bool:
+    """True when the caller has no other thread, not even one that Python does not know."""
+    tasks = Path("/proc/self/task")
+    return tasks.is_dir() and len(list(tasks.iterdir())) == 1
+
+
+def _serve(connection: Connection, path: str, lead: int, loaded: Loaded | None) -> None:
     """The life of a process: units come in; ticks, errors, and None for done go out."""
     die_with(str(lead))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the lead's handler, which only notes it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the lead decides
     os.environ["RAYON_NUM_THREADS"] = "1"  # before the tokenizers start their threads: a core each is enough
-    units = Units(WorkFolder(Path(path)))
+    units: Units | None = None
     tick: Callable[[int, int], None] = lambda first, second: connection.send((first, second))  # noqa: E731
     with suppress(EOFError):
         while True:
+            unit, threads = connection.recv()
             try:
-                units.run(connection.recv(), tick)
+                units = units or Units(WorkFolder(Path(path)), loaded=loaded)  # there is something to prepare by now
+                units.run(unit, tick, threads=threads)
             except (RegraftError, OSError, MemoryError, DifferentIdsError) as error:
                 connection.send(error)
             else:

@@ -11,14 +11,16 @@ The trade-off: a difference in a document outside of the sample would not be see
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
+from multiprocessing import parent_process
 from typing import NamedTuple, Protocol
 
 import gigatoken
 import numpy as np
 import numpy.typing as npt
+import orjson
 from tokenizers import Tokenizer
 
 from regraft.ports import Progress
@@ -43,6 +45,7 @@ class Encoded(NamedTuple):
 
 FIRST_DOCUMENTS = 16
 EVERY = 997  # a prime: in step with no period that a corpus has
+_LEAST_BATCH = 262_144  # bytes: less is not worth a thread
 _MAX_BYTES = 65_536  # of a sampled document: a whole book would take `tokenizers` a second
 
 AWKWARD = (
@@ -98,7 +101,7 @@ class ReferenceEncoder:
 
 
 class GigatokenEncoder:
-    """The gigatoken library. Uses all cores (`RAYON_NUM_THREADS` limits that).
+    """The gigatoken library. Uses all cores, but in a process of a crew, which has a core to itself.
 
     Raises:
         RuntimeError: it cannot load this tokenizer; it knows byte-level BPE and little else.
@@ -115,9 +118,17 @@ class GigatokenEncoder:
         self._fast = gigatoken.Tokenizer.from_json(self._definition)
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """Ids of each text, without a copy."""
+        """Ids of each text."""
+        if parent_process() is not None or sum(map(len, texts)) < _LEAST_BATCH:
+            return self._one_by_one(texts)
         rows = self._fast.encode_batch(list(texts)).layout
         return Encoded(rows.content.data.view(np.int32), np.diff(np.asarray(rows.offsets.data, dtype=np.int64)))
+
+    def _one_by_one(self, texts: Sequence[bytes]) -> Encoded:
+        """On one core as fast as a batch, whose result asks for a library that takes half a second to import."""
+        rows = [self._fast.encode(text) for text in texts]
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        return Encoded(np.concatenate([np.empty(0, np.uint32), *rows]).view(np.int32), lengths)
 
 
 class CheckedEncoder:
@@ -154,21 +165,39 @@ class CheckedEncoder:
         _compare(names, found, self._reference.encode(short).rows())
 
 
-def fastest_encoder(encoder: TextEncoder, progress: Progress) -> str:
-    """The name of the fastest encoder with the ids of `encoder`; the job's history says which one it is."""
-    reference = ReferenceEncoder(encoder)
-    chosen = _fast_encoder(encoder, reference, progress) or reference
-    progress.event(f"text is encoded by {chosen.name}")
-    return chosen.name
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A tokenizer, loaded for both encoders. Neither has started a thread, so a process that has it can be forked."""
+
+    tokenizer: TextEncoder
+    fast: GigatokenEncoder | None
+    """None: a kind of tokenizer that gigatoken does not know, which is no fault."""
+
+
+def load_both(encoder: TextEncoder) -> Loaded:
+    """`encoder`, loaded for gigatoken as well where that is possible."""
+    try:
+        return Loaded(encoder, GigatokenEncoder(encoder.tokenizer))
+    except RuntimeError:
+        return Loaded(encoder, None)
+
+
+def fastest_encoder(loaded: Loaded, progress: Progress) -> str:
+    """The name of the fastest encoder with the ids of `tokenizers`; the job's history says which one it is."""
+    reference = ReferenceEncoder(loaded.tokenizer)
+    same = loaded.fast is not None and _gives_same_ids(loaded.fast, reference, loaded.tokenizer.tokenizer, progress)
+    name = GigatokenEncoder.name if same else reference.name
+    progress.event(f"text is encoded by {name}")
+    return name
 
 
 class PartEncoders:
     """The encoder of one name, loaded once for all parts of a corpus."""
 
-    def __init__(self, name: str, encoder: TextEncoder) -> None:
+    def __init__(self, name: str, loaded: Loaded) -> None:
         self.name = name
-        self._reference = ReferenceEncoder(encoder)
-        self._fast = None if name == self._reference.name else GigatokenEncoder(encoder.tokenizer)
+        self._reference = ReferenceEncoder(loaded.tokenizer)
+        self._fast = None if name == self._reference.name else loaded.fast
 
     def of(self, part: str) -> CheckedEncoder:
         """One with a fresh sample."""
@@ -180,28 +209,24 @@ class PartEncoders:
             self._fast.forget()
 
 
-def _fast_encoder(encoder: TextEncoder, reference: Encoder, progress: Progress) -> Encoder | None:
-    try:
-        fast = GigatokenEncoder(encoder.tokenizer)
-    except RuntimeError:
-        return None  # a kind of tokenizer that gigatoken does not know, which is no fault
-    texts = _awkward_texts(encoder.tokenizer)
+def _gives_same_ids(fast: Encoder, reference: Encoder, tokenizer: Tokenizer, progress: Progress) -> bool:
+    texts = _awkward_texts(tokenizer)
     raw = [text.encode() for text in texts]
     try:
         _compare([f"the text {text[:40]!a}" for text in texts], fast.encode(raw).rows(), reference.encode(raw).rows())
     except DifferentIdsError as error:
         progress.event(f"{error}; this tokenizer is left to tokenizers", level="warn")
-        return None
-    return fast
+        return False
+    return True
 
 
-def _for_gigatoken(tokenizer: Tokenizer) -> str:
+def _for_gigatoken(tokenizer: Tokenizer) -> bytes:
     # What gigatoken does not know as special is text to it, as `encode_special_tokens` tells `tokenizers`. Neither is
     # to add anything to a text, which is the post-processor's business.
-    content = json.loads(tokenizer.to_str())
+    content = orjson.loads(tokenizer.to_str())
     if tokenizer.encode_special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-    return json.dumps({**content, "post_processor": None})
+    return orjson.dumps({**content, "post_processor": None})
 
 
 def _awkward_texts(tokenizer: Tokenizer) -> list[str]:

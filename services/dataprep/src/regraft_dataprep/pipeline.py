@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,12 @@ from regraft_dataprep.clean import CLEANING_VERSION
 from regraft_dataprep.cleaning import CLEANING_STEPS_VERSION
 from regraft_dataprep.corpus import CorpusFiles
 from regraft_dataprep.crew import Crew
-from regraft_dataprep.documents import write_documents
-from regraft_dataprep.encoders import DifferentIdsError, fastest_encoder
+from regraft_dataprep.encoders import DifferentIdsError, fastest_encoder, load_both
 from regraft_dataprep.gathered import Gathered
 from regraft_dataprep.given import Given
 from regraft_dataprep.limits import check_limits, limits_of
 from regraft_dataprep.progress import Reporter
-from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, write_reports
+from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, load_for_reports, write_reports
 from regraft_dataprep.requirements import check_requirements
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
@@ -122,35 +122,37 @@ class _Preparation:
 
     def _make(self, folder: Path, work: WorkFolder) -> None:
         work.clear()
-        encoder = fastest_encoder(self.encoder, self.progress)
-        write_setup(work, self.task, encoder=encoder, part_bytes=self.resources.part_bytes)
-        units = Units(work, threads=None, tokenizer=self.encoder)
-        with work.holding(LEAD):
-            gathered, report = self._write_files(units)
+        loaded = load_both(self.encoder)
+        processes = self.resources.processes_for(len(self.corpus.stretches))
+        with Crew(work, processes=processes, loaded=loaded) as crew, work.holding(LEAD):
+            encoder = fastest_encoder(loaded, self.progress)
+            write_setup(work, self.task, encoder=encoder, part_bytes=self.resources.part_bytes)
+            units = Units(work, loaded=loaded)
+            if len(units.parts()) > processes:
+                self.progress.invite(str(work.path), workers=min(_MOST_HELPERS, len(units.parts()) // processes))
+            gathered, report = self._write_files(crew, units)
         with publish(folder, kind="dataset") as draft:
             self._publish(draft, gathered, report)
 
-    def _write_files(self, units: Units) -> tuple[Gathered, dict[str, Any]]:
+    def _write_files(self, crew: Crew, units: Units) -> tuple[Gathered, dict[str, Any]]:
         """All units; what is known of the corpus."""
-        parts = units.parts()
-        reporter = Reporter(self.progress, parts=len(parts))
-        processes = self.resources.processes_for(len(parts))
-        if len(parts) > processes:
-            self.progress.invite(str(units.work.path), workers=min(_MOST_HELPERS, len(parts) // processes))
-        with Crew(units, processes=processes) as crew:
-            self._tokenise(crew, units, reporter)
-            self.corpus.check_unchanged()
-            gathered, report = self._decide(units)
-            tokens = sum(split.tokens for split in gathered.splits.values())
-            reporter.decided(documents=report["documents_in"], tokens=tokens)
-            crew.run(units.files(), reporter)
+        reporter = Reporter(self.progress, parts=len(units.parts()))
+        loading = threading.Thread(target=load_for_reports, name="reports", daemon=True)
+        loading.start()
+        self._tokenise(crew, units, reporter)
+        self.corpus.check_unchanged()
+        loading.join()
+        gathered, report = self._decide(units)
+        tokens = sum(split.tokens for split in gathered.splits.values())
+        reporter.decided(documents=report["documents_in"], tokens=tokens)
+        crew.run(units, units.files(), reporter)
         reporter.finished()
         return gathered, report
 
     def _tokenise(self, crew: Crew, units: Units, reporter: Reporter) -> None:
         self._say_what_is_done(units)
         try:
-            crew.run(units.parts(), reporter)
+            crew.run(units, units.parts(), reporter)
             return
         except DifferentIdsError as error:  # what is written may be wrong too, outside of the sample
             message = f"{error}; the dataset is made again from its start, by tokenizers alone"
@@ -159,7 +161,7 @@ class _Preparation:
         with units.work.make(FALLBACK):
             pass
         reporter.again()
-        crew.run(units.parts(), reporter)
+        crew.run(units, units.parts(), reporter)
 
     def _say_what_is_done(self, units: Units) -> None:
         parts = units.parts()
@@ -184,6 +186,8 @@ class _Preparation:
             split.mkdir(exist_ok=True)
             for path in gathered.units.work.folder(unit).glob("*.h5"):
                 _link(path, split / path.name)
+        from regraft_dataprep.documents import write_documents
+
         write_reports(draft.folder, gathered, report)
         write_documents(draft.folder / "documents.parquet", gathered)
         draft.parents = {"corpus": self.inventory.sha256, "tokenizer": self.encoder.digest}

@@ -30,6 +30,13 @@ FORMAT_VERSION = 3
 """Version of what a dataset folder holds. Part of the content address."""
 
 
+def load_for_reports() -> None:
+    """Load what the reports need, which takes half a second: for a thread, while others work."""
+    import pyarrow.parquet  # noqa: F401
+
+    languages(["Which language is this text in? It is long enough to be guessed at."])
+
+
 def corpus_report(gathered: Gathered) -> dict[str, Any]:
     """The content of `corpus_report.json`."""
     spec, decision = gathered.spec, gathered.decision

@@ -37,3 +37,11 @@ def _memory() -> int:
             text = path.read_text().strip()
             limits += [int(text)] if text.isdigit() else []
     return min(limits)
+
+
+def keep_to_one_thread() -> None:
+    """For programs whose first import of numpy is still to come: without OpenBLAS' threads they can be forked.
+
+    Nothing here multiplies matrices.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

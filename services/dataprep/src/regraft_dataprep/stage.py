@@ -11,9 +11,11 @@ from regraft import child
 from regraft.ports import Progress
 from regraft.processes import die_with
 from regraft.specs import PrepareTask, Spec
+from regraft_dataprep.resources import keep_to_one_thread
 
 
 def _prepare(task: str, progress: Progress) -> Spec:
+    keep_to_one_thread()
     from regraft_dataprep.pipeline import prepare
 
     return prepare(PrepareTask.model_validate_json(task), progress)
@@ -21,6 +23,7 @@ def _prepare(task: str, progress: Progress) -> Spec:
 
 def _assist() -> int:
     """Has nothing to report: what it does lies in the work folder, and what fails there the lead meets itself."""
+    keep_to_one_thread()
     from regraft_dataprep.assist import assist
 
     die_with(os.environ.get(child.SUPERVISOR))

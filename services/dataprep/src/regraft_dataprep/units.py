@@ -22,7 +22,7 @@ from regraft.specs.stages import PrepareTask
 from regraft_dataprep.cleaning import Cleaner
 from regraft_dataprep.corpus import CorpusFiles
 from regraft_dataprep.decide import EVAL, TRAIN, Sides
-from regraft_dataprep.encoders import PartEncoders
+from regraft_dataprep.encoders import Loaded, PartEncoders, load_both
 from regraft_dataprep.piece_writer import PieceOptions, PieceWriter
 from regraft_dataprep.pieces import Piece, open_piece
 from regraft_dataprep.shards import ShardOptions, write_shard
@@ -57,10 +57,10 @@ class SplitPlan:
 class Units:
     """A preparation as one process sees it; what several units need is loaded once."""
 
-    def __init__(self, work: WorkFolder, *, threads: int | None = 1, tokenizer: TextEncoder | None = None) -> None:
+    def __init__(self, work: WorkFolder, *, loaded: Loaded | None = None) -> None:
+        """`loaded`: the tokenizer of the task, where the caller has it."""
         self.work = work
-        self._tokenizer = tokenizer
-        self._threads = threads
+        self._loaded = loaded
         setup = _setup(work)
         self.task = PrepareTask.model_validate(setup["task"])
         self.spec: DatasetSpec = self.task.dataset
@@ -73,7 +73,9 @@ class Units:
     @cached_property
     def tokenizer(self) -> TextEncoder:
         """The tokenizer of the task."""
-        return self._tokenizer or load_tokenizer(self.task.tokenizer_uri, special_tokens=self.spec.special_tokens)
+        if self._loaded is not None:
+            return self._loaded.tokenizer
+        return load_tokenizer(self.task.tokenizer_uri, special_tokens=self.spec.special_tokens)
 
     @property
     def encoder(self) -> str:
@@ -89,8 +91,8 @@ class Units:
         per_file = self.spec.examples_per_file
         return [f"{name}-{number:06d}" for name in SPLITS for number in range(-(-self.plan[name].windows // per_file))]
 
-    def run(self, unit: str, tick: Tick) -> None:
-        """Do a unit, unless it is done.
+    def run(self, unit: str, tick: Tick, *, threads: int | None = 1) -> None:
+        """Do a unit, unless it is done. A file is compressed by `threads` (None: one a core).
 
         Raises:
             InvalidDataError: the part or the file is not what it should be.
@@ -102,7 +104,7 @@ class Units:
         kind, _, number = unit.rpartition("-")
         with self.work.make(unit) as folder:
             if kind in SPLITS:
-                self._make_file(folder, kind, int(number), tick)
+                self._make_file(folder, kind, int(number), tick, threads=threads)
             else:
                 self._make_piece(folder, kind, int(number), tick)
 
@@ -158,7 +160,8 @@ class Units:
 
     def _part_encoders(self, name: str) -> PartEncoders:
         if self._encoders is None or self._encoders.name != name:
-            self._encoders, self._encoded = PartEncoders(name, self.tokenizer), 0
+            self._loaded = self._loaded or load_both(self.tokenizer)
+            self._encoders, self._encoded = PartEncoders(name, self._loaded), 0
         elif self._encoded >= _BYTES_PER_ENCODER:
             self._encoders.forget()
             self._encoded = 0
@@ -170,7 +173,7 @@ class Units:
         if count > limit:
             raise too_many(count, limit, record)
 
-    def _make_file(self, folder: Path, split: str, number: int, tick: Tick) -> None:
+    def _make_file(self, folder: Path, split: str, number: int, tick: Tick, *, threads: int | None) -> None:
         first = number * self.spec.examples_per_file
         options = ShardOptions(
             max_sequence_length=self.spec.max_sequence_length,
@@ -184,7 +187,7 @@ class Units:
             plan=self.windows(split),
             part=(first, min(first + self.spec.examples_per_file, self.plan[split].windows)),
             options=options,
-            threads=self._threads,
+            threads=threads,
             tick=lambda windows: tick(windows, 0),
         )
         (folder / "facts.json").write_bytes(orjson.dumps({"labels": labels}))
