@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from plant import Plant, plant_of
+from plant import Own, Plant, plant_of
 from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -33,14 +32,6 @@ def settings(settings: Settings) -> Settings:
 def plant(engine: Engine, settings: Settings) -> Iterator[Plant]:
     with plant_of(engine, settings) as made:
         yield made
-
-
-@dataclass
-class Own:
-    """Servers that a test may break."""
-
-    postgres: EmbeddedPostgres
-    valkey: EmbeddedValkey
 
 
 @pytest.fixture(scope="module")

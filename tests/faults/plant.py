@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sqlalchemy import Engine
 
 from helpers import eventually, spec
 from regraft.dispatcher import Dispatcher
+from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
 from regraft.jobs import JOB_ENDED, Priority
 from regraft.jobstore import Announcements, Jobs
 from regraft.models import Job, Stage
@@ -35,6 +37,14 @@ from regraft.storage import is_published, local_path
 
 STEPS = 40
 HERE = Path(__file__).parent
+
+
+@dataclass
+class Own:
+    """Servers that a test may break."""
+
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
 
 
 class Plant:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 
 import redis
-from plant import Plant
+from plant import Own, Plant
 
-from conftest import Own
 from helpers import eventually
 from regraft.jobs import Priority
 from regraft.jobstore import Operations

@@ -14,11 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
-from plant import Plant
+from plant import Own, Plant
 from proxy import Proxy
 from sqlalchemy import text
 
-from conftest import Own
 from helpers import eventually
 from regraft.settings import Settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from regraft.specs import JobSpec, TargetSpec, TrainingSpec
 
@@ -71,8 +71,8 @@ def setup_of(training: TrainingSpec, target: TargetSpec, *, length: int, dropout
         batch_size=training.batch_size,
         length=length,
         micro_batch=asked.get("micro_batch_size"),
-        precision=cast(Precision, training.precision),
-        optimizer=cast(Optimizer, training.optimizer.name),
+        precision=training.precision,
+        optimizer=training.optimizer.name,
         checkpointing=asked.get("activation_checkpointing", "none"),
         strategy=strategy,
         devices=target.devices,
