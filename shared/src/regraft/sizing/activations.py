@@ -16,7 +16,7 @@ def block_bytes(a: Architecture, setup: Setup, rows: int, *, on_cpu: bool) -> in
     """What one block keeps for `rows` tokens when nothing of it is computed again."""
     streams = 1 if a.parallel_residual else 2
     # q, k, v, and what attention gives twice, per head and joined; the inner values before and after the activation.
-    products = (5 + _normed(a, setup)) * a.hidden_size + 2 * a.filter_size
+    products = (5 + _normed(a)) * a.hidden_size + 2 * a.filter_size
     kept = rows * (_STREAM * streams * a.hidden_size + _width(setup) * products)
     return kept + _dropout_bytes(a, setup, rows, on_cpu=on_cpu)
 
@@ -39,9 +39,9 @@ def _width(setup: Setup) -> int:
     return 4 if setup.precision == "fp32" else 2
 
 
-def _normed(a: Architecture, setup: Setup) -> int:
-    """Copies of the norms' outputs: projections share them in fp32, autocast casts them for each of q, k, v and up."""
-    return 4 if setup.precision != "fp32" else 2 if a.separate_ffn_norm else 1
+def _normed(a: Architecture) -> int:
+    """Copies of the norms' outputs: the projections of one input share it, in the precision they compute in."""
+    return 2 if a.separate_ffn_norm else 1
 
 
 def _dropout_bytes(a: Architecture, setup: Setup, rows: int, *, on_cpu: bool) -> int:
