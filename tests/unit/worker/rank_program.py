@@ -13,8 +13,9 @@ from typing import Any
 
 from tiny_runs import task
 
-from regraft_worker.trainer import checkpoint, clipping, loop
+from regraft_worker.trainer import checkpoint, clipping
 from regraft_worker.trainer.distributed import world_for
+from regraft_worker.trainer.identity import fresh_state
 from regraft_worker.trainer.inputs import open_inputs
 from regraft_worker.trainer.step import TrainStep
 from regraft_worker.trainer.targets.cpu import Target
@@ -52,7 +53,7 @@ def losses(
                 snapshot = step.snapshot()
                 assert (snapshot is None) == (step.world.rank != 0)
                 if snapshot:
-                    state = loop._fresh_state(asked, opened).model_copy(update={"step": number})
+                    state = fresh_state(asked, opened).model_copy(update={"step": number})
                     checkpoint.write(save, state, snapshot, description=opened.description, base=opened.base)
                 step.world.barrier()
     return found
