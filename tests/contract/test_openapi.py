@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as bounds
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.routing import Route
 
 from helpers import key_for, spec
 from regraft.jobstore import Jobs, Leases, Outcome, Report, make_engine
@@ -101,10 +105,33 @@ def deployment(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def described(deployment: dict[str, str]) -> Iterator[Any]:
-    app = create_app(Settings.model_validate_json(deployment["settings"]))
+    yield schema_of(create_app(Settings.model_validate_json(deployment["settings"])))
+
+
+def schema_of(app: FastAPI) -> Any:
+    """The application and what it says of itself, as schemathesis sees them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def send_everything(operation: Any, key: str, known: Mapping[str, str], *, examples: int = EXAMPLES) -> None:
+    """Send all sorts of requests, with `known` parts of the path; fails if an answer is not as described."""
+
+    @given(case=operation.as_strategy())
+    @bounds(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def send(case: Any) -> None:
+        case.path_parameters = {**(case.path_parameters or {}), **known}
+        case.call_and_validate(headers={"Authorization": key}, checks=CHECKS)
+
+    send()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -117,21 +144,26 @@ def test_whatever_is_sent_the_answer_is_as_described(
     names = {part for part in deployment if f"{{{part}}}" in path}
     if known and not names:
         pytest.skip("it is about nothing in particular")
-    operation = described[path][method.upper()]
-    headers = {"Authorization": deployment["Authorization"]}
+    parts = {part: deployment[part] for part in names} if known else {}
+    send_everything(described[path][method.upper()], deployment["Authorization"], parts)
 
-    @given(case=operation.as_strategy())
-    @bounds(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    def send(case: Any) -> None:
-        if known:
-            case.path_parameters = {**(case.path_parameters or {}), **{part: deployment[part] for part in names}}
-        case.call_and_validate(headers=headers, checks=CHECKS)
 
-    send()
+LIES = {
+    "outside the schema": JSONResponse({"targets": "none"}),
+    "a status of its own": JSONResponse({}, status_code=418),
+    "not JSON": PlainTextResponse("nothing"),
+    "a fault": JSONResponse({}, status_code=500),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lie", LIES)
+def test_an_answer_that_is_not_as_described_is_caught(deployment: dict[str, str], lie: str) -> None:
+    app = create_app(Settings.model_validate_json(deployment["settings"]))
+
+    async def answer(_: Request) -> Response:
+        return LIES[lie]
+
+    app.router.routes.insert(0, Route("/capabilities", answer))  # before the one that is described
+    with pytest.raises(FailureGroup):
+        send_everything(schema_of(app)["/capabilities"]["GET"], deployment["Authorization"], {}, examples=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from helpers import eventually, key_for, spec
 from regraft.errors import InvalidInputError
 from regraft.jobstore import Jobs, Keys, Scope
 from regraft.settings import Settings
+from regraft_api import door
 from regraft_api.app import create_app
 from regraft_api.door import needed
 
@@ -49,18 +51,29 @@ def test_every_operation_refuses_whoever_has_no_key_or_a_wrong_one(
     wrong = good[:-1] + ("a" if good[-1] != "a" else "b")
     sent = [{}, *({"Authorization": value} for value in (wrong, f"Bearer {key}", "Bearer", "Basic eDp5", "Bearer é"))]
     for method, path, operation in OPERATIONS:
-        if operation["operationId"] in OPEN:
-            continue
-        answers = set()
-        for headers in sent:
-            # A body that cannot be read, and one that is too large: neither is looked at.
-            raw = {name: value.encode() for name, value in headers.items()}
-            response = client.request(method, filled(path, job_id), headers=raw, content=b"{" * 2_000_000)
-            assert response.status_code == 401, (method, path, headers)
-            assert response.headers["www-authenticate"].startswith("Bearer")
-            answers.add(response.text)
-        assert len(answers) == 1, "nothing is told of what is behind the door"
+        if operation["operationId"] not in OPEN:
+            check_refused(client, method, filled(path, job_id), sent)
     assert Jobs(engine).get(job_id).status == "queued"
+
+
+def check_refused(client: TestClient, method: str, path: str, sent: Sequence[Mapping[str, str]]) -> None:
+    """Whatever of these headers comes with a request, it is refused and told nothing."""
+    answers = set()
+    for headers in sent:
+        # A body that cannot be read, and one that is too large: neither is looked at.
+        raw = {name: value.encode() for name, value in headers.items()}
+        response = client.request(method, path, headers=raw, content=b"{" * 2_000_000)
+        assert response.status_code == 401, (method, path, headers)
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        answers.add(response.text)
+    assert len(answers) == 1, "nothing is told of what is behind the door"
+
+
+def test_a_route_that_answers_without_a_key_is_caught(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_refused(client, "GET", "/queue", [{}])
+    monkeypatch.setattr(door, "OPEN", re.compile(f"{door.OPEN.pattern}|/queue"))
+    with pytest.raises(AssertionError):
+        check_refused(client, "GET", "/queue", [{}])
 
 
 def test_every_operation_refuses_a_key_whose_scope_is_too_small(

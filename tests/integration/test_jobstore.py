@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from helpers import spec
+from helpers import eventually, spec
 from regraft.errors import ConflictError, FencedError, InvalidInputError, NotFoundError
 from regraft.jobs import ReasonClass, StageName
 from regraft.jobstore import Announcements, Claim, Jobs, Leases, Outcome, Report, Wanted, Workers
@@ -341,3 +341,12 @@ def test_a_worker_is_alive_while_it_is_heard_of(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE workers SET seen_at = now() - interval '10 minutes'"))
     assert workers.alive() == []
+
+
+def test_workers_are_remembered_for_as_long_as_is_said(engine: Engine) -> None:
+    now, lately, once = Workers(engine), Workers(engine, remember_seconds=600), Workers(engine, remember_seconds=0.01)
+    assert now.alive() == lately.alive() == once.alive() == []
+    now.seen("w1", service="worker", version="1", queues=[], offers={})
+    assert [worker.name for worker in now.alive()] == ["w1"]
+    assert lately.alive() == []
+    eventually(once.alive, what="the worker")

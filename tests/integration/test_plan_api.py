@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from click.testing import Result
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
-from helpers import key_for, spec
+from helpers import eventually, key_for, spec
 from inputs import CONFIG, write_checkpoint_headers
+from regraft.cli import make_app
+from regraft.client import ApiError
+from regraft.embedded import free_port
 from regraft.jobs import StageName, StageStatus
 from regraft.jobstore import Jobs, Workers
 from regraft.jobstore.history import finished_trainings
@@ -143,3 +150,39 @@ def finish(engine: Engine, job: Any, *, rates: tuple[float, ...], parameters: in
             Metric(job_id=job_id, stage=StageName.TRAIN, name="tokens_per_second", step=n, value=rate, epoch=1)
             for n, rate in enumerate(rates)
         )
+
+
+@pytest.fixture
+def command(settings: Settings, client: TestClient) -> Iterator[Callable[..., Result]]:
+    """`regraft`, with an API to talk to."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    key = client.headers["Authorization"].removeprefix("Bearer ")
+    environment = {"REGRAFT_API_URL": f"http://127.0.0.1:{port}", "REGRAFT_API_KEY": key}
+    try:
+        eventually(lambda: server.started, what="the server")
+        yield lambda *words: CliRunner().invoke(make_app(), [str(word) for word in words], env=environment)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_the_command_line_plans_tries_and_pins(
+    command: Callable[..., Result], client: TestClient, job: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job))
+    planned = command("plan", file).output
+    tried = command("jobs", "submit", file, "--dry-run")
+    assert (tried.exit_code, tried.output) == (0, planned)
+    assert client.get("/jobs").json()["data"] == []
+    pinned = ("jobs", "submit", file, "--plan-hash", planned.split()[1])
+    done = command(*pinned, "--json")
+    assert client.get("/jobs").json()["data"][0]["id"] == json.loads(done.stdout)["id"]
+    file.write_text(json.dumps({**job, "name": "another"}))
+    refused = command(*pinned)
+    assert isinstance(refused.exception, ApiError)
+    assert refused.exception.reason == "plan_changed"
+    assert len(client.get("/jobs").json()["data"]) == 1

@@ -13,6 +13,8 @@ import yaml
 
 from regraft.client import Client
 from regraft.jobfile import read_job_file
+from regraft.planning import Plan
+from regraft.planview import show_plan
 from regraft.watch import Watcher, format_duration
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -30,16 +32,34 @@ def api_client() -> Client:
 def submit(
     file: Annotated[Path, typer.Argument(help="Job file (YAML or JSON). Relative paths in it start from its folder.")],
     watch: Annotated[bool, typer.Option("--watch", help="Stay and show progress until the job has ended.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the job and show its plan, and create nothing.")
+    ] = False,
+    plan_hash: Annotated[
+        str | None, typer.Option(help="Create the job only if it still has this plan (see `regraft plan`).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job; exit status 1 if it is watched and does not succeed."""
+    if dry_run:
+        _dry_run(read_job_file(file), plan_hash, as_json)
+        return
     with api_client() as client:
-        job = client.create_job(read_job_file(file))
+        job = client.create_job(read_job_file(file), plan_hash=plan_hash)
         typer.echo(json.dumps(job, indent=2) if as_json else f"{job['id']} is {job['status']}")
         for warning in job["warnings"]:
             typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
         if watch and not _watch(client, job["id"]):
             raise typer.Exit(1)
+
+
+def _dry_run(job: dict[str, Any], plan_hash: str | None, as_json: bool) -> None:
+    with api_client() as client:
+        answer = client.create_job(job, dry_run=True, plan_hash=plan_hash)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        show_plan(Plan.model_validate(answer))
 
 
 def _watch(client: Client, job_id: str) -> bool:

@@ -14,12 +14,10 @@ from regraft.cli_jobs import api_client
 from regraft.client import UnreachableError
 from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
-from regraft.planning import Offer, Plan, TargetPlan
+from regraft.planning import Offer, Plan
+from regraft.planview import show_plan
 from regraft.sizing import DEVICES, device_named
 from regraft.specs import JobSpec
-from regraft.watch import format_duration
-
-GB = 1e9
 
 
 def plan(
@@ -39,7 +37,7 @@ def plan(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        _show(found)
+        show_plan(found)
     asked = [target.fits for target in found.targets if target.asked]
     if asked and not any(fits is not False for fits in asked):
         raise typer.Exit(1)
@@ -89,37 +87,3 @@ def _spec(job: dict[str, Any]) -> JobSpec:
         raise InvalidInputError(
             first["msg"], field=field, value=first["input"], remedy="See the job's fields at /docs of the API."
         ) from error
-
-
-def _show(plan: Plan) -> None:
-    typer.echo(f"plan {plan.plan_hash}")
-    if plan.work is not None:
-        work = plan.work
-        steps = "one pass, of unknown length" if work.steps is None else f"{work.steps} steps"
-        epochs = "" if work.epochs is None else f", {work.epochs:.3g} epochs ({work.windows_from})"
-        typer.echo(f"{work.parameters / 1e6:,.1f} M parameters, {steps}{epochs}")
-    for stage in plan.stages:
-        typer.echo(f"  {stage.name:9} {stage.expected:8} {stage.why}")
-    for target in plan.targets:
-        _show_target(target)
-    if plan.disk is not None:
-        typer.echo(f"disk: {plan.disk.total / GB:.1f} GB, {plan.disk.checkpoints / GB:.1f} of them checkpoints")
-    for warning in plan.warnings:
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW)
-
-
-def _show_target(target: TargetPlan) -> None:
-    memory, time = target.memory, target.time
-    verdict = {True: "fits", False: "does not fit", None: "memory not known"}[target.fits]
-    available = "" if memory.available is None else f" of {memory.available / GB:.1f}"
-    line = f"{target.kind} ({target.devices} x {target.device}): {verdict}, {memory.peak / GB:.2f}{available} GB each"
-    if target.micro_batch_size:
-        line += f", micro-batch {target.micro_batch_size}"
-    if time is not None:
-        line += f", {time.tokens_per_second:,.0f} tokens/s"
-        if time.seconds_low is not None and time.seconds_high is not None:
-            line += f", {format_duration(time.seconds_low)} to {format_duration(time.seconds_high)}"
-    typer.echo(line)
-    for remedy in target.remedies:
-        changes = ", ".join(f"{field}: {value}" for field, value in remedy.changes.items())
-        typer.echo(f"    would fit with {changes} (micro-batch of {remedy.micro_batch_size})")

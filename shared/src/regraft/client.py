@@ -44,13 +44,17 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def create_job(self, job: Mapping[str, Any]) -> Json:
-        """`POST /jobs`; sent again once when no answer came, which makes no second job."""
+    def create_job(self, job: Mapping[str, Any], *, dry_run: bool = False, plan_hash: str | None = None) -> Json:
+        """`POST /jobs`; sent again once when no answer came, which makes no second job.
+
+        `dry_run`: the answer is the plan. `plan_hash`: refused if the job has another plan by now.
+        """
         headers = {"Idempotency-Key": secrets.token_hex(16)}
+        query = {**({"dry_run": True} if dry_run else {}), **({"plan_hash": plan_hash} if plan_hash else {})}
         try:
-            return self._call("POST", "/jobs", json=job, headers=headers)
+            return self._call("POST", "/jobs", json=job, headers=headers, params=query)
         except UnreachableError:
-            return self._call("POST", "/jobs", json=job, headers=headers)
+            return self._call("POST", "/jobs", json=job, headers=headers, params=query)
 
     def plan_job(self, job: Mapping[str, Any]) -> Json:
         """`POST /jobs/plan`."""

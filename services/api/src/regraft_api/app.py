@@ -31,6 +31,8 @@ problem details that name the field, the value and the remedy.
 ROUTES = (jobs, plan, control, events, metrics, logs, checkpoints, fleet, keys, health, prometheus)
 LOCK_SECONDS = 10.0
 POOL = 20
+WORKERS_SECONDS = 1.0
+"""How late an answer may be about workers, which write their rows every few seconds themselves."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     ring = KeyRing(Keys(engine))
     hub = Hub(engine, settings.database_url, on_keys=ring.listening)
     registry = CollectorRegistry()
-    workers = Workers(engine)
+    workers = Workers(engine, remember_seconds=WORKERS_SECONDS)
     registry.register(Deployment(engine, workers, hub))
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -16,10 +17,15 @@ ALIVE = timedelta(seconds=60)
 
 
 class Workers:
-    """What is alive now. Refreshed by each worker every few seconds."""
+    """What is alive now. Refreshed by each worker every few seconds.
 
-    def __init__(self, engine: Engine) -> None:
+    `remember_seconds`: how long an answer of `alive` may be given again; for a process that asks at every request.
+    """
+
+    def __init__(self, engine: Engine, *, remember_seconds: float = 0.0) -> None:
         self._engine = engine
+        self._remember = remember_seconds
+        self._found: tuple[float, list[Worker]] = (float("-inf"), [])
 
     def seen(self, name: str, *, service: str, version: str, queues: Sequence[str], offers: Mapping[str, Any]) -> None:
         """Write a worker's row."""
@@ -36,6 +42,12 @@ class Workers:
 
     def alive(self) -> list[Worker]:
         """Workers heard of within a minute."""
+        asked, found = self._found
+        began = time.monotonic()
+        if began - asked < self._remember:
+            return found
         statement = select(Worker).where(Worker.seen_at > func.now() - ALIVE).order_by(Worker.name)
         with Session(self._engine, expire_on_commit=False) as session:
-            return list(session.scalars(statement))
+            found = list(session.scalars(statement))
+        self._found = (began, found)  # several threads may ask at once, which is waste and no harm
+        return found
