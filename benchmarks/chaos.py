@@ -64,6 +64,7 @@ class Chaos:
             home=self.folder / f"seed-{seed}",
             database_url=self.postgres.url.replace("/regraft?", f"/chaos_{seed}?"),
             redis_url=self.valkey.url,
+            allowed_roots="/",
             lease_seconds=3,
             retry_seconds=0.2,
             announce_seconds=1,

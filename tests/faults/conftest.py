@@ -53,7 +53,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
 @pytest.fixture
 def own_plant(own: Own, tmp_path: Path) -> Iterator[Plant]:
     settings = Settings(
-        home=tmp_path / "home", database_url=own.postgres.url, redis_url=own.valkey.url, retry_seconds=0.1
+        home=tmp_path / "home",
+        database_url=own.postgres.url,
+        redis_url=own.valkey.url,
+        allowed_roots="/",
+        retry_seconds=0.1,
     ).model_copy(update=SHORT)
     engine = make_engine(settings)
     with plant_of(engine, settings) as made:
