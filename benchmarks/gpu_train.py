@@ -56,9 +56,10 @@ SIZES = {
     "tiny": {"n_embd": 256, "n_layer": 4, "n_head": 4, "rotary_dim": 32, "vocab_size": 1024, "n_positions": 256},
     "125M": {"n_embd": 768, "n_layer": 12, "n_head": 12, "rotary_dim": 32, "vocab_size": 50400, "n_positions": 2048},
     "1.3B": {"n_embd": 2048, "n_layer": 24, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400, "n_positions": 2048},
+    "6B": {"n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400, "n_positions": 2048},
     "2B": {"n_embd": 2560, "n_layer": 24, "n_head": 10, "rotary_dim": 64, "vocab_size": 50400, "n_positions": 2048},
 }
-"""Heads of 2B are 256 wide, as GPT-J-6B's are: the hardest case of fused attention."""
+"""6B is GPT-J-6B. Heads of 2B are 256 wide, as its are: the hardest case of fused attention."""
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"activation_checkpointing": "selective"},
@@ -67,6 +68,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"compile": True, "activation_checkpointing": "full"},
     {"compile": True, "optimizer": {"name": "adamw_torch"}},
     {"compile": True, "optimizer": {"name": "adamw_8bit"}},
+    {"compile": True, "activation_checkpointing": "full", "optimizer": {"name": "adamw_8bit"}},
 ]
 MEASURED_STEPS, WARM_STEPS = 6, 3
 CURVE_STEPS, CURVE_TOLERANCE = 20, {"fp32": 2e-3, "bf16": 5e-2}
@@ -181,6 +183,8 @@ def main() -> int:
             folder = Path(scratch) / size
             write_inputs(folder, size, rows=256)
             for options in SETTINGS:
+                if size == "6B" and options.get("activation_checkpointing") != "full":
+                    continue  # its activations fit no card beside its weights
                 if time.monotonic() - began > asked.seconds:
                     print(f"{size:5} {options!s:70} not run: {asked.seconds:g} s are over")
                     continue
