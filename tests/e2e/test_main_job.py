@@ -78,7 +78,8 @@ def test_a_job_runs_to_a_verified_checkpoint_and_a_second_one_reuses_it(
 def test_a_disturbed_train_stage_goes_on_from_its_checkpoint_to_the_same_bits(
     settings: Settings, job: dict[str, Any]
 ) -> None:
-    job["training"]["max_steps"] = 200  # long enough that nobody is done before he is disturbed
+    # Long enough that nobody is done before he is disturbed.
+    job["training"] |= {"max_steps": 150, "checkpoint": {"every_steps": 25, "keep_last": 2}}
     with deployment(settings, *ALL) as running:
         undisturbed = running.await_end(running.submit(job))
         for status, reason, disturb in DISTURBANCES:
