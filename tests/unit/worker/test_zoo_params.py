@@ -12,7 +12,7 @@ from regraft.errors import RegraftError
 from regraft.specs import TrainingSpec
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.zoo.params import Params, read_params
-from zoo_runs import ASSETS, FLAT, TRAINER, changed, here
+from zoo_runs import FLAT, TRAINER, changed, here
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_both_forms_and_both_generations_of_names_come_to_the_same(tmp_path: Pat
     assert [read(path).era for path in (FLAT, tmp_path / "newer.yaml", TRAINER)] == ["1.8", "2.0", "2.10"]
     assert old.optimizer.weight_decay == 0.1
     assert schedule_of(old, max_steps=20).rate(5) == 1e-3
-    assert read(FLAT).config == read(TRAINER).config
+    assert read(FLAT).model.config == read(TRAINER).model.config
 
 
 def test_a_rate_may_be_a_number_or_one_schedule_and_numbers_may_be_text(tmp_path: Path) -> None:
@@ -78,36 +78,15 @@ def test_gradients_accumulate_into_one_step(tmp_path: Path) -> None:
     assert training(changed(tmp_path, optimizer={"grad_accum_steps": 3})).batch_size == 12
 
 
-@pytest.mark.parametrize(
-    ("model", "device", "precision"),
-    [
-        ({"mixed_precision": True}, "cpu", "bf16"),
-        ({"mixed_precision": True}, "gpu", "fp16"),
-        ({"mixed_precision": True, "fp16_type": "cbfloat16"}, "gpu", "bf16"),
-        ({"mixed_precision": True, "fp16_type": "float16"}, "cpu", "bf16"),
-        ({"mixed_precision": False, "fp16_type": "bfloat16"}, "gpu", "fp32"),
-    ],
-)
-def test_precision(tmp_path: Path, model: dict[str, Any], device: str, precision: str) -> None:
-    assert read(changed(tmp_path, model=model), device=device).training["precision"] == precision
-
-
-def test_a_loss_weight_means_what_it_meant_in_each_release(tmp_path: Path) -> None:
-    weighted = {"loss_weight": 0.5}
-    old = read(changed(tmp_path, model=weighted))
+def test_an_old_file_has_the_precision_and_the_loss_of_its_release(tmp_path: Path) -> None:
+    model = {"mixed_precision": True, "loss_weight": 0.5}
+    old = read(changed(tmp_path, model=model), device="gpu")
+    assert old.training["precision"] == "fp16"
     assert old.training["loss"] == {"scaling": "batch_size", "weight": 0.5}
-    new = read(changed(tmp_path, model=weighted, optimizer={"weight_decay_rate": None, "weight_decay": 0.1}))
+    new = read(changed(tmp_path, model=model, optimizer={"weight_decay_rate": None, "weight_decay": 0.1}), device="gpu")
+    assert new.training["precision"] == "bf16"
     assert "loss" not in new.training
     assert all(any("loss_weight" in note for note in found.notes) for found in (old, new))
-
-
-def test_a_rate_that_the_config_of_neox_cannot_say_is_kept(tmp_path: Path) -> None:
-    model = yaml.safe_load((ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml").read_text())["model"]
-    content = yaml.safe_load(FLAT.read_text())
-    content["model"] = {**model, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1}
-    (tmp_path / "neox.yaml").write_text(yaml.safe_dump(content))
-    assert read(tmp_path / "neox.yaml").training["dropout"] == {"embedding": 0.2}
-    assert "dropout" not in read(FLAT).training
 
 
 def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -186,7 +165,7 @@ def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> No
         ({"optimizer": {"weight_decay": 0.1}}, "optimizer.weight_decay"),
         ({"optimizer": {"eps": "small"}}, "optimizer.eps"),
         ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate"),
-        ({"model": {"position_embedding_type": "learned"}}, "config"),
+        ({"model": {"position_embedding_type": "learned"}}, "model.position_embedding_type"),
         ({"model": {"attention_softmax_fp32": False}}, "model.attention_softmax_fp32"),
         ({"model": {"hidden_size": None}}, "model.hidden_size"),
     ],

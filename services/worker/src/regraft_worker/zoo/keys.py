@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from regraft.errors import InvalidInputError
 
 Section = Mapping[str, object]
+Era = Literal["1.8", "2.0", "2.10"]
+"""Whose words a file is written in: releases 1.7 to 1.9, 2.0 to 2.2, or the trainer form."""
 
 
 def words(text: str) -> frozenset[str]:

@@ -136,9 +136,10 @@ def _training(params: Params, data: Mapping[str, object], *, start: int, windows
     end = control.end_of(start, windows, batch_size)
     every = min(control.checkpoint_steps or end, end)
     found: dict[str, Any] = {**params.training, **data, "max_steps": end}
-    found["checkpoint"] = {"every_steps": every, "keep_last": 2}
+    # Lines and files come in the order of the steps, as there: nothing is written while training goes on.
+    found["checkpoint"] = {"every_steps": every, "keep_last": 2, "background": False}
     if params.scored:
-        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end)}
+        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end), "at_start": False}
     try:
         return TrainingSpec.model_validate(found)
     except ValidationError as error:

@@ -73,7 +73,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
         wanted = to_train and "optimizer" in params.control.states
         trained = None
         if wanted:
-            trained = read_trained(params.family, params.architecture, opened.tensors, opened.values)
+            trained = read_trained(params.model.family, params.model.architecture, opened.tensors, opened.values)
             _check_powers(trained, params)
         samples, seed = _position(opened) if wanted and "dataloader" in params.control.states else (None, None)
         yield Found(
@@ -89,13 +89,14 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
 
 def write_base(folder: Path, tensors: list[Lazy], params: Params) -> None:
     """The weights as the trainer's base checkpoint."""
-    write_checkpoint(folder, tensors, config=params.config)
+    write_checkpoint(folder, tensors, config=params.model.config)
 
 
 def new_weights(params: Params) -> list[Lazy]:
     """Drawn as the params file says."""
+    model = params.model
     return initial_weights(
-        params.model, family=params.family, architecture=params.architecture, seed=params.control.seed
+        model.initializers, family=model.family, architecture=model.architecture, seed=params.control.seed
     )
 
 
@@ -111,7 +112,7 @@ def write_step(folder: Path, found: Found, params: Params, *, state: Mapping[str
     assert found.trained is not None, "there is a state to go on from"
     moments = [_own_moments(params, key, getattr(found.trained, key)) for key in MOMENTS]
     with publish(folder, kind="checkpoint") as draft:
-        write_checkpoint(draft.folder, found.tensors, config=params.config)
+        write_checkpoint(draft.folder, found.tensors, config=params.model.config)
         inside = draft.folder / "training_state"
         inside.mkdir()
         both = [lazy for part in moments for lazy in part]
@@ -126,7 +127,7 @@ def _zeros(shape: tuple[int, ...]) -> ReadRows:
 
 
 def _own_moments(params: Params, key: str, found: Mapping[str, Lazy]) -> list[Lazy]:
-    own = own_from_hf(params.family, params.architecture, found)
+    own = own_from_hf(params.model.family, params.model.architecture, found)
     return [replace(lazy, name=f"{key}/{name}") for name, lazy in own.items()]
 
 
@@ -135,10 +136,10 @@ def _model(opened: Opened, params: Params) -> tuple[list[Lazy], tuple[str, ...]]
     naming, _ = recognise(opened.model)
     strict = params.control.strict
     if naming == "hf":
-        return list(model_tensors(params.family, params.architecture, opened.tensors).values()), ()
+        return list(model_tensors(params.model.family, params.model.architecture, opened.tensors).values()), ()
     state = without_prefixes(opened.model)
     missing = {} if strict else _missing(state, params)
-    mapped = cs_to_hf(params.family, params.architecture, state | missing, drop_unmatched=not strict)
+    mapped = cs_to_hf(params.model.family, params.model.architecture, state | missing, drop_unmatched=not strict)
     notes = [f"not in the checkpoint, and drawn anew: {', '.join(sorted(missing))}"] if missing else []
     notes += [f"in the checkpoint, and not used: {', '.join(mapped.dropped)}"] if mapped.dropped else []
     return mapped.tensors, tuple(notes)
@@ -146,7 +147,7 @@ def _model(opened: Opened, params: Params) -> tuple[list[Lazy], tuple[str, ...]]
 
 def _missing(state: Mapping[str, Lazy], params: Params) -> dict[str, Lazy]:
     """New weights for what the checkpoint has not."""
-    family, architecture = params.family, params.architecture
+    family, architecture = params.model.family, params.model.architecture
     drawn = hf_to_cs(family, architecture, {lazy.name: lazy for lazy in new_weights(params)})
     by_name = {lazy.name: lazy for lazy in drawn.tensors}
     found: dict[str, Lazy] = {}
