@@ -74,6 +74,51 @@ def test_what_the_model_zoo_defaults_to_is_used(tmp_path: Path) -> None:
     assert (found.weight_decay, found.max_gradient_norm, found.eps, found.correct_bias) == (0.0, None, 1e-6, True)
 
 
+def test_gradients_are_clipped_by_norm_or_by_value(tmp_path: Path) -> None:
+    by_value = training(changed(tmp_path, optimizer={"max_gradient_norm": None, "max_gradient_value": 0.5})).optimizer
+    assert (by_value.max_gradient_norm, by_value.max_gradient_value) == (None, 0.5)
+    off = training(changed(tmp_path, optimizer={"max_gradient_norm": 0, "max_gradient_value": None})).optimizer
+    assert (off.max_gradient_norm, off.max_gradient_value) == (None, None)
+
+
+LINE = {"initial_learning_rate": 1e-3, "end_learning_rate": 1e-4}
+ROOT = {"initial_learning_rate": 0.01, "scale": 0.5, "warmup_steps": 4}
+PIECES = {"learning_rates": [3e-3, 2e-3, 1e-3], "milestones": [2, 5]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "length", "rates"),
+    [
+        ("Constant", {"learning_rate": 2e-4}, None, {0: 2e-4, 9: 2e-4}),
+        ("Linear", LINE, 10, {0: 1e-3, 5: 5.5e-4, 10: 1e-4, 12: 1e-4}),
+        ("CosineDecay", LINE, 10, {0: 1e-3, 5: 5.5e-4, 10: 1e-4, 12: 1e-4}),
+        ("Polynomial", {**LINE, "power": 2.0}, 10, {0: 1e-3, 5: 3.25e-4, 12: 1e-4}),
+        ("Exponential", {"initial_learning_rate": 1e-3, "decay_rate": 0.25}, 4, {0: 1e-3, 2: 5e-4, 4: 2.5e-4}),
+        (
+            "Exponential",
+            {"initial_learning_rate": 1e-3, "decay_rate": 0.25, "staircase": True},
+            4,
+            {2: 1e-3, 4: 2.5e-4, 7: 2.5e-4},
+        ),
+        ("InverseSquareRootDecay", ROOT, None, {0: 2.5e-3, 4: 2.5e-3, 16: 1.25e-3}),
+        ("PiecewiseConstant", PIECES, None, {1: 3e-3, 2: 2e-3, 4: 2e-3, 5: 1e-3, 9: 1e-3}),
+    ],
+)
+def test_every_kind_of_schedule_is_read_by_both_of_its_names(
+    tmp_path: Path, name: str, options: dict[str, Any], length: int | None, rates: dict[int, float]
+) -> None:
+    old = {"scheduler": name, **options, **({"steps": length} if length else {})}
+    new = {**options, **({"total_iters": length} if length else {})}
+
+    def change(found: dict[str, Any]) -> None:
+        found["init"]["schedulers"] = [{f"{name}LR": new}]
+
+    flat = training(changed(tmp_path, optimizer={"learning_rate": [old]}))
+    assert flat.schedule == training(trainer(tmp_path, change)).schedule
+    schedule = schedule_of(flat, max_steps=20)
+    assert {step: schedule.rate(step) for step in rates} == pytest.approx(rates)
+
+
 def test_gradients_accumulate_into_one_step(tmp_path: Path) -> None:
     assert training(changed(tmp_path, optimizer={"grad_accum_steps": 3})).batch_size == 12
 
@@ -161,7 +206,7 @@ def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> No
         ({"train_input": {"num_samples": 5}}, "train_input.num_samples"),
         ({"train_input": {"mixture": []}}, "train_input.data_dir"),
         ({"optimizer": {"optimizer_type": "sgd"}}, "optimizer.optimizer_type"),
-        ({"optimizer": {"max_gradient_value": 1.0}}, "optimizer.max_gradient_value"),
+        ({"optimizer": {"max_gradient_value": 1.0, "max_gradient_norm": 1.0}}, "optimizer.max_gradient_value"),
         ({"optimizer": {"weight_decay": 0.1}}, "optimizer.weight_decay"),
         ({"optimizer": {"eps": "small"}}, "optimizer.eps"),
         ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate"),

@@ -32,12 +32,12 @@ READER_NO_EFFECT = words(
 READER_REFUSED = frozenset(("num_samples", "dataset_map_fn", "data_transforms"))
 OPTIMIZER_USED = words(
     "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias max_gradient_norm "
-    "grad_accum_steps"
+    "max_gradient_value grad_accum_steps"
 )
 OPTIMIZER_NO_EFFECT = words(
     "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale log_summaries"
 )
-OPTIMIZER_REFUSED = frozenset(("max_gradient_value", "amsgrad", "disable_lr_steps_reset"))
+OPTIMIZER_REFUSED = frozenset(("amsgrad", "disable_lr_steps_reset"))
 RUNCONFIG_USED = words(
     "max_steps num_steps num_epochs steps_per_epoch log_steps checkpoint_steps save_initial_checkpoint seed eval_steps "
     "eval_frequency checkpoint_path autoload_last_checkpoint is_pretrained_checkpoint load_checkpoint_states "

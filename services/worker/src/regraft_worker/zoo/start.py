@@ -45,6 +45,8 @@ class Found:
     """Windows read by then, when the file says so."""
     seed: int | None
     """Of their order."""
+    updates: int = 0
+    """Of the optimiser: its steps, but for those that fp16 left out."""
     global_step: int = 0
     """What the file says, whatever is taken from it."""
     notes: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
         trained = None
         if wanted:
             trained = read_trained(params.model.family, params.model.architecture, opened.tensors, opened.values)
-            _check_powers(trained, params)
+        updates = 0 if trained is None else _updates(trained, params)
         samples, seed = _position(opened) if wanted and "dataloader" in params.control.states else (None, None)
         yield Found(
             path=path,
@@ -82,6 +84,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
             trained=trained,
             samples=samples,
             seed=seed,
+            updates=updates,
             global_step=opened.global_step or 0,
             notes=notes,
         )
@@ -159,25 +162,26 @@ def _missing(state: Mapping[str, Lazy], params: Params) -> dict[str, Lazy]:
     return found
 
 
-def _check_powers(trained: TrainedState | None, params: Params) -> None:
-    """The bias correction goes on at the step: refuse a state whose updates are not its steps."""
-    if trained is None:
-        return
-    spec = params.training["optimizer"]
+def _updates(trained: TrainedState, params: Params) -> int:
+    """How many there were, by the power of beta2; but for fp16, which leaves steps out, they must be the steps."""
+    spec, step = params.training["optimizer"], trained.global_step
     assert isinstance(spec, dict), "read from the params file"
     beta = spec["betas"][1]
     if trained.beta2_power < 1e-30 or not 0 < beta < 1:  # of so many steps that nothing is left to be corrected
-        return
+        return step
     updates = math.log(trained.beta2_power) / math.log(beta) - 1
-    if abs(updates - trained.global_step) > 0.5 + 0.01 * trained.global_step:
+    beyond = 0.5 + 0.01 * step
+    if params.training["precision"] == "fp16" and -beyond < updates < step:
+        return max(0, round(updates))
+    if abs(updates - step) > beyond:
         raise InvalidDataError(
-            f"the optimizer has made {updates:.0f} updates with this beta2, and the checkpoint is at step "
-            f"{trained.global_step}",
+            f"the optimizer has made {updates:.0f} updates with this beta2, and the checkpoint is at step {step}",
             field="checkpoint_path",
             value=trained.beta2_power,
             remedy="Give the betas the checkpoint was made with, or --load_checkpoint_states model.",
             reason="unsupported_checkpoint",
         )
+    return step
 
 
 def _position(opened: Opened) -> tuple[int | None, int | None]:
