@@ -289,6 +289,27 @@ def test_every_schedule_is_saved_and_gone_on_with(
     assert run(tmp_path / "rest", params, max_steps=4, checkpoint_path=half).losses() == whole.losses()[2:]
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, []),
+        ({"nonlinearity": "gelu_fast"}, []),  # another name of the same function
+        ({"nonlinearity": "gelu"}, ["nonlinearity"]),
+        ({"nonlinearity": "gelu", "rotary_dim": 4}, ["nonlinearity", "rotary_dim"]),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", [ASSETS / "hf_ckpt" / "gptj_v512", CONVERTED], ids=["hf", "mdl"])
+def test_a_params_file_that_contradicts_the_config_beside_the_weights_is_said(
+    tmp_path: Path, checkpoint: Path, model: dict[str, object], said: list[str]
+) -> None:
+    read = read_params(changed(tmp_path, model=model), mode="train", device="cpu", given={})
+    with open_start(checkpoint, read, to_train=True) as found:
+        assert [note.split()[0] for note in found.notes] == [f"model.{key}" for key in said]
+    (tmp_path / "alone.mdl").write_bytes(CONVERTED.read_bytes())
+    with open_start(tmp_path / "alone.mdl", read, to_train=True) as found:
+        assert found.notes == ()
+
+
 def test_neox_goes_through_its_own_checkpoints(tmp_path: Path) -> None:
     model = yaml.safe_load((ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml").read_text())["model"]
     found = yaml.safe_load(FLAT.read_text())

@@ -26,6 +26,7 @@ from regraft_worker.conversion.moments import MOMENTS, TrainedState, read_traine
 from regraft_worker.conversion.opened import Opened, open_checkpoint, recognise
 from regraft_worker.conversion.own import own_from_hf
 from regraft_worker.conversion.writers import write_safetensors
+from regraft_worker.zoo.beside import differences
 from regraft_worker.zoo.initial import initial_weights
 from regraft_worker.zoo.params import Params
 
@@ -86,7 +87,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
             seed=seed,
             updates=updates,
             global_step=opened.global_step or 0,
-            notes=notes,
+            notes=(*notes, *differences(path, params.model.architecture)),
         )
 
 
