@@ -11,9 +11,14 @@ import pytest
 import torch
 import yaml
 
-from regraft.errors import InvalidInputError
+from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.specs import TargetSpec, TrainingSpec, TrainTask
 from regraft_worker.conversion.opened import open_checkpoint
-from zoo_runs import ASSETS, CONVERTED, FLAT, changed, here, log, run
+from regraft_worker.zoo.mdl import Position, write_mdl
+from regraft_worker.zoo.params import read_params
+from regraft_worker.zoo.run import _state
+from regraft_worker.zoo.start import open_start, write_step
+from zoo_runs import ASSETS, CONVERTED, FLAT, TRAINER, changed, here, log, run
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +221,93 @@ def test_a_new_model_is_drawn_from_its_initialisers_and_its_seed(tmp_path: Path)
     run(tmp_path / "c", other, max_steps=1)
     seeded = content(tmp_path / "c" / "checkpoint_0.mdl")
     assert not torch.equal(seeded["model.model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer.weight"], q)
+
+
+def test_a_run_of_fp16_goes_on_with_the_updates_it_made(tmp_path: Path) -> None:
+    run(tmp_path / "out", FLAT, max_steps=4)
+    state = torch.load(tmp_path / "out" / "checkpoint_4.mdl", weights_only=True)
+    for moments in state["optimizer"]["state"].values():  # as after four steps of which fp16 left out two
+        moments["beta1_power"], moments["beta2_power"] = torch.tensor(0.9**3), torch.tensor(0.999**3)
+    odd = tmp_path / "odd.mdl"
+    torch.save(state, odd)
+    half = changed(tmp_path, model={"mixed_precision": True})
+    for params, device, updates in ((half, "gpu", 2), (FLAT, "cpu", None)):
+        read = read_params(params, mode="train", device=device, given={})
+        if updates is None:
+            with pytest.raises(InvalidDataError, match="made 2 updates"), open_start(odd, read, to_train=True):
+                pass
+            continue
+        with open_start(odd, read, to_train=True) as found:
+            assert (found.updates, found.step) == (updates, 4)
+            task = _task(tmp_path, TrainingSpec.model_validate({**read.training, "max_steps": 5}))
+            write_step(tmp_path / "step-00000004", found, read, state=_state(task, found, windows=200))
+    position = Position(samples=16, seed=1, map_style=False, shuffle=False)
+    write_mdl(
+        tmp_path / "again.mdl",
+        tmp_path / "step-00000004",
+        step=4,
+        training=task.training,
+        era="1.8",
+        position=position,
+    )
+    again = torch.load(tmp_path / "again.mdl", weights_only=True)["optimizer"]["state"]
+    assert {round(float(moments["beta2_power"]), 6) for moments in again.values()} == {round(0.999**3, 6)}
+
+
+def _task(folder: Path, training: TrainingSpec) -> TrainTask:
+    where = {"dataset_uri": str(folder), "checkpoint_uri": str(folder), "output_uri": str(folder)}
+    return TrainTask(training=training, target=TargetSpec(kind="cpu"), **where)
+
+
+LINE = {"initial_learning_rate": 1e-3, "end_learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize("form", ["flat", "trainer"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Polynomial", {**LINE, "power": 2.0, "total_iters": 5}),
+        ("Exponential", {"initial_learning_rate": 1e-3, "decay_rate": 0.25, "total_iters": 2}),
+        ("InverseSquareRootDecay", {"initial_learning_rate": 0.01, "warmup_steps": 2}),
+        ("PiecewiseConstant", {"learning_rates": [1e-3, 1e-4], "milestones": [2]}),
+    ],
+)
+def test_every_schedule_is_saved_and_gone_on_with(
+    tmp_path: Path, form: str, name: str, options: dict[str, object]
+) -> None:
+    if form == "flat":
+        schedule = {"learning_rate": [{"scheduler": name, **options}]}
+        params = changed(tmp_path, optimizer=schedule, runconfig={"checkpoint_steps": 2})
+    else:
+        content = yaml.safe_load(TRAINER.read_text())
+        content["trainer"]["init"] |= {"schedulers": [{f"{name}LR": options}], "checkpoint": {"steps": 2}}
+        del content["trainer"]["fit"]["ckpt_path"]
+        params = tmp_path / "params.yaml"
+        params.write_text(yaml.safe_dump(content))
+    whole = run(tmp_path / "whole", params, max_steps=4)
+    half = str(tmp_path / "whole" / "checkpoint_2.mdl")
+    assert run(tmp_path / "rest", params, max_steps=4, checkpoint_path=half).losses() == whole.losses()[2:]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, []),
+        ({"nonlinearity": "gelu_fast"}, []),  # another name of the same function
+        ({"nonlinearity": "gelu"}, ["nonlinearity"]),
+        ({"nonlinearity": "gelu", "rotary_dim": 4}, ["nonlinearity", "rotary_dim"]),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", [ASSETS / "hf_ckpt" / "gptj_v512", CONVERTED], ids=["hf", "mdl"])
+def test_a_params_file_that_contradicts_the_config_beside_the_weights_is_said(
+    tmp_path: Path, checkpoint: Path, model: dict[str, object], said: list[str]
+) -> None:
+    read = read_params(changed(tmp_path, model=model), mode="train", device="cpu", given={})
+    with open_start(checkpoint, read, to_train=True) as found:
+        assert [note.split()[0] for note in found.notes] == [f"model.{key}" for key in said]
+    (tmp_path / "alone.mdl").write_bytes(CONVERTED.read_bytes())
+    with open_start(tmp_path / "alone.mdl", read, to_train=True) as found:
+        assert found.notes == ()
 
 
 def test_neox_goes_through_its_own_checkpoints(tmp_path: Path) -> None:

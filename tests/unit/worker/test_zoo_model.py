@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from regraft.errors import InvalidDataError
-from regraft.specs import LossSpec
+from regraft.errors import RegraftError
 from regraft_worker.conversion.cs_config import read_section
-from regraft_worker.trainer.zoo_model import read_zoo_model
+from regraft_worker.zoo.keys import Era
+from regraft_worker.zoo.model import ZooModel, read_model
 
 ASSETS = Path(__file__).parents[2] / "assets" / "modelzoo"
 GPTJ = read_section(ASSETS / "cs_ckpt" / "gptj_v512_cs-2.9.yaml")
 NEOX = read_section(ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml")
+
+
+def read(section: dict[str, Any], *, era: Era = "2.10", device: str = "cpu") -> ZooModel:
+    return read_model(section, era=era, device=device)
 
 
 @pytest.mark.parametrize(
@@ -28,11 +31,11 @@ NEOX = read_section(ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml")
     ],
 )
 def test_files_of_both_eras_are_understood(path: str, family: str) -> None:
-    found = read_zoo_model(read_section(ASSETS / path))
+    found = read(read_section(ASSETS / path))
 
     assert found.family.name == found.architecture.family == family
     assert (found.architecture.hidden_size, found.architecture.num_layers) == (64, 2)
-    assert found.loss == LossSpec()
+    assert "loss" not in found.training
 
 
 @pytest.mark.parametrize("base", [GPTJ, NEOX], ids=["gptj", "gpt-neox"])
@@ -43,71 +46,101 @@ def test_files_of_both_eras_are_understood(path: str, family: str) -> None:
         {"use_biasless_norm": True},
         {"position_embedding_type": "alibi"},
         {"position_embedding_type": "learned"},
+        {"num_relative_attention_buckets": 32},
         {"rope_theta": 500000},
         {"attention_type": "dot_product"},
         {"attention_module": "multiquery_attention"},
-        {"use_projection_bias_in_attention": "yes"},
-        {"use_ffn_bias": False},
         {"nonlinearity": "swiglu"},
         {"pos_scaling_type": "yarn"},
         {"mup_base_hidden_size": 256},
+        {"mup_base_filter_size": 256},
+        {"embeddings_scale": 2.0},
         {"scale_qk_dot_by_d": True},
+        {"attention_logits_alpha": 0.5},
+        {"output_logits_alpha": 0.5},
+        {"embedding_layer_norm": True},
         {"loss_scaling": "mean"},
         {"loss_weight": 0},
         {"attention_softmax_fp32": False},
+        {"mixed_precision": "yes"},
         {"initializer": {"name": "lecun_normal"}},
-        {"initializer": {"name": "normal", "deviation": 1}},
         {"ffn_initializer": 0.02},
-        {"embedding_initializer": {"std": "1e-5"}},
         {"num_experts": 8},
         {"hidden_size": "64"},
-        {"num_heads": 0},
-        {"rotary_dim": 7},
+        {"vocab_size": None},
         {"embedding_dropout_rate": -0.1},
+        {"attention_dropout_rate": 1.0},
+        {"residual_dropout_rate": "much"},
     ],
     ids=lambda change: ", ".join(f"{key} {value}" for key, value in change.items()),
 )
-def test_what_the_decoder_does_not_have_is_refused_by_name(base: dict[str, Any], change: dict[str, Any]) -> None:
-    with pytest.raises(InvalidDataError) as caught:
-        read_zoo_model({**base, **change})
+def test_what_the_decoder_does_not_have_is_refused_by_its_key(base: dict[str, Any], change: dict[str, Any]) -> None:
+    with pytest.raises(RegraftError) as caught:
+        read({**base, **change})
 
     (key,) = change
-    aliases = {"rotary_dim": "rotary", "num_heads": "heads", "embedding_dropout_rate": "pdrop"}
-    said = f"{caught.value.field} {caught.value}"
-    assert key in said or aliases.get(key, key) in said or (key == "embedding_dropout_rate" and "dropout" in said)
+    assert caught.value.field.startswith(f"model.{key}")
+
+
+@pytest.mark.parametrize("base", [GPTJ, NEOX], ids=["gptj", "gpt-neox"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"use_projection_bias_in_attention": "yes"}, "use_projection_bias_in_attention"),
+        ({"use_ffn_bias": False}, "use_ffn_bias"),
+        ({"name": "gpt2"}, "name"),
+        ({"num_heads": 0}, "num_heads"),
+        ({"rotary_dim": 7}, "rotary"),
+        ({"rotary_dim": 999}, "rotary"),
+    ],
+)
+def test_switches_and_sizes_of_no_model_are_refused(base: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RegraftError) as caught:
+        read({**base, **change})
+    assert said in f"{caught.value.field} {caught.value}"
+
+
+def test_a_key_that_is_null_is_left_out_and_a_number_may_be_text() -> None:
+    nulls = {"rotary_dim": None, "initializer": None, "mup_base_hidden_size": None, "fp16_type": None}
+    left_out = {key: value for key, value in GPTJ.items() if key != "rotary_dim"}
+    assert read({**GPTJ, **nulls}).config == read(left_out).config
+    assert read({**GPTJ, "layer_norm_epsilon": "1e-5"}).config == read({**GPTJ, "layer_norm_epsilon": 1e-5}).config
+
+
+def test_keys_of_compiler_and_reports_are_named() -> None:
+    quiet = {"fold_rope_consts": True, "compute_eval_metrics": False, "scale_output_logits_by_d": True}
+    found = read({**GPTJ, **quiet})
+    assert set(found.no_effect) == {f"model.{key}" for key in quiet}
+    assert found.config == read(GPTJ).config
+
+
+@pytest.mark.parametrize(
+    ("keys", "device", "precision"),
+    [
+        ({}, "cpu", "fp32"),
+        ({"mixed_precision": True}, "cpu", "bf16"),
+        ({"mixed_precision": True}, "gpu", "fp16"),
+        ({"mixed_precision": True, "fp16_type": "cbfloat16"}, "gpu", "bf16"),
+        ({"mixed_precision": True, "fp16_type": "float16"}, "cpu", "bf16"),
+        ({"mixed_precision": False, "fp16_type": "bfloat16"}, "gpu", "fp32"),
+    ],
+)
+def test_precision(keys: dict[str, Any], device: str, precision: str) -> None:
+    assert read({**GPTJ, **keys}, era="1.8", device=device).training["precision"] == precision
 
 
 def test_a_weight_beside_num_tokens_means_what_its_release_makes_of_it() -> None:
-    early = read_zoo_model({**GPTJ, "mixed_precision": True, "loss_weight": 0.002})
-    late = read_zoo_model({**GPTJ, "loss_weight": 0.002})
-    asked = read_zoo_model({**GPTJ, "loss_scaling": "batch_size", "loss_weight": 0.002})
+    early, late = (read({**GPTJ, "loss_weight": 0.002}, era=era) for era in ("1.8", "2.0"))
+    asked = read({**GPTJ, "loss_scaling": "batch_size", "loss_weight": 0.002})
 
-    assert early.loss == asked.loss == LossSpec(scaling="batch_size", weight=0.002)
-    assert late.loss == LossSpec()
-    assert "read as batch_size" in early.notes[0]
-    assert "read as 1.0" in late.notes[0]
+    assert early.training["loss"] == asked.training["loss"] == {"scaling": "batch_size", "weight": 0.002}
+    assert "loss" not in late.training
+    assert "taken as batch_size" in early.notes[0]
+    assert "taken as 1.0" in late.notes[0]
     assert asked.notes == ()
 
 
-def test_initializers_of_the_published_recipe() -> None:
-    text = """
-    initializer: {name: truncated_normal, mean: 0.0, std: 0.015625}
-    embedding_initializer: {name: truncated_normal, std: 0.00446068668}
-    output_layer_initializer: {name: truncated_normal, std: 0.00111607142, a: -0.001, b: 0.001}
-    """
-    found = read_zoo_model({**GPTJ, **yaml.safe_load(text)}).initializers
-
-    assert (found.projection.std, found.projection.low, found.projection.high) == (0.015625, -0.03125, 0.03125)
-    assert found.embedding.std == 0.00446068668
-    assert found.attention_output == found.up == found.down
-    assert (found.down.low, found.down.high) == (-0.001, 0.001)
-    assert (found.head.kind, found.head.std) == ("normal", 0.02)
-
-
-def test_a_feed_forward_has_its_own_where_it_is_named() -> None:
-    keys = {"ffn_initializer": {"name": "uniform", "a": -1, "b": 1}, "ffn_output_layer_initializer": "zeros"}
-    found = read_zoo_model({**NEOX, **keys}).initializers
-
-    assert (found.up.kind, found.up.low, found.up.high) == ("uniform", -1.0, 1.0)
-    assert (found.down.kind, found.down.mean) == ("constant", 0.0)
-    assert found.attention_output.std == 0.02
+def test_a_rate_that_the_config_of_neox_cannot_say_is_kept() -> None:
+    found = read({**NEOX, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1})
+    assert found.training["dropout"] == {"embedding": 0.2}
+    assert "dropout" not in read({**GPTJ, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1}).training

@@ -12,7 +12,7 @@ from regraft.errors import RegraftError
 from regraft.specs import TrainingSpec
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.zoo.params import Params, read_params
-from zoo_runs import ASSETS, FLAT, TRAINER, changed, here
+from zoo_runs import FLAT, TRAINER, changed, here
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_both_forms_and_both_generations_of_names_come_to_the_same(tmp_path: Pat
     assert [read(path).era for path in (FLAT, tmp_path / "newer.yaml", TRAINER)] == ["1.8", "2.0", "2.10"]
     assert old.optimizer.weight_decay == 0.1
     assert schedule_of(old, max_steps=20).rate(5) == 1e-3
-    assert read(FLAT).config == read(TRAINER).config
+    assert read(FLAT).model.config == read(TRAINER).model.config
 
 
 def test_a_rate_may_be_a_number_or_one_schedule_and_numbers_may_be_text(tmp_path: Path) -> None:
@@ -74,40 +74,64 @@ def test_what_the_model_zoo_defaults_to_is_used(tmp_path: Path) -> None:
     assert (found.weight_decay, found.max_gradient_norm, found.eps, found.correct_bias) == (0.0, None, 1e-6, True)
 
 
+def test_gradients_are_clipped_by_norm_or_by_value(tmp_path: Path) -> None:
+    by_value = training(changed(tmp_path, optimizer={"max_gradient_norm": None, "max_gradient_value": 0.5})).optimizer
+    assert (by_value.max_gradient_norm, by_value.max_gradient_value) == (None, 0.5)
+    off = training(changed(tmp_path, optimizer={"max_gradient_norm": 0, "max_gradient_value": None})).optimizer
+    assert (off.max_gradient_norm, off.max_gradient_value) == (None, None)
+
+
+LINE = {"initial_learning_rate": 1e-3, "end_learning_rate": 1e-4}
+ROOT = {"initial_learning_rate": 0.01, "scale": 0.5, "warmup_steps": 4}
+PIECES = {"learning_rates": [3e-3, 2e-3, 1e-3], "milestones": [2, 5]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "length", "rates"),
+    [
+        ("Constant", {"learning_rate": 2e-4}, None, {0: 2e-4, 9: 2e-4}),
+        ("Linear", LINE, 10, {0: 1e-3, 5: 5.5e-4, 10: 1e-4, 12: 1e-4}),
+        ("CosineDecay", LINE, 10, {0: 1e-3, 5: 5.5e-4, 10: 1e-4, 12: 1e-4}),
+        ("Polynomial", {**LINE, "power": 2.0}, 10, {0: 1e-3, 5: 3.25e-4, 12: 1e-4}),
+        ("Exponential", {"initial_learning_rate": 1e-3, "decay_rate": 0.25}, 4, {0: 1e-3, 2: 5e-4, 4: 2.5e-4}),
+        (
+            "Exponential",
+            {"initial_learning_rate": 1e-3, "decay_rate": 0.25, "staircase": True},
+            4,
+            {2: 1e-3, 4: 2.5e-4, 7: 2.5e-4},
+        ),
+        ("InverseSquareRootDecay", ROOT, None, {0: 2.5e-3, 4: 2.5e-3, 16: 1.25e-3}),
+        ("PiecewiseConstant", PIECES, None, {1: 3e-3, 2: 2e-3, 4: 2e-3, 5: 1e-3, 9: 1e-3}),
+    ],
+)
+def test_every_kind_of_schedule_is_read_by_both_of_its_names(
+    tmp_path: Path, name: str, options: dict[str, Any], length: int | None, rates: dict[int, float]
+) -> None:
+    old = {"scheduler": name, **options, **({"steps": length} if length else {})}
+    new = {**options, **({"total_iters": length} if length else {})}
+
+    def change(found: dict[str, Any]) -> None:
+        found["init"]["schedulers"] = [{f"{name}LR": new}]
+
+    flat = training(changed(tmp_path, optimizer={"learning_rate": [old]}))
+    assert flat.schedule == training(trainer(tmp_path, change)).schedule
+    schedule = schedule_of(flat, max_steps=20)
+    assert {step: schedule.rate(step) for step in rates} == pytest.approx(rates)
+
+
 def test_gradients_accumulate_into_one_step(tmp_path: Path) -> None:
     assert training(changed(tmp_path, optimizer={"grad_accum_steps": 3})).batch_size == 12
 
 
-@pytest.mark.parametrize(
-    ("model", "device", "precision"),
-    [
-        ({"mixed_precision": True}, "cpu", "bf16"),
-        ({"mixed_precision": True}, "gpu", "fp16"),
-        ({"mixed_precision": True, "fp16_type": "cbfloat16"}, "gpu", "bf16"),
-        ({"mixed_precision": True, "fp16_type": "float16"}, "cpu", "bf16"),
-        ({"mixed_precision": False, "fp16_type": "bfloat16"}, "gpu", "fp32"),
-    ],
-)
-def test_precision(tmp_path: Path, model: dict[str, Any], device: str, precision: str) -> None:
-    assert read(changed(tmp_path, model=model), device=device).training["precision"] == precision
-
-
-def test_a_loss_weight_means_what_it_meant_in_each_release(tmp_path: Path) -> None:
-    weighted = {"loss_weight": 0.5}
-    old = read(changed(tmp_path, model=weighted))
+def test_an_old_file_has_the_precision_and_the_loss_of_its_release(tmp_path: Path) -> None:
+    model = {"mixed_precision": True, "loss_weight": 0.5}
+    old = read(changed(tmp_path, model=model), device="gpu")
+    assert old.training["precision"] == "fp16"
     assert old.training["loss"] == {"scaling": "batch_size", "weight": 0.5}
-    new = read(changed(tmp_path, model=weighted, optimizer={"weight_decay_rate": None, "weight_decay": 0.1}))
+    new = read(changed(tmp_path, model=model, optimizer={"weight_decay_rate": None, "weight_decay": 0.1}), device="gpu")
+    assert new.training["precision"] == "bf16"
     assert "loss" not in new.training
     assert all(any("loss_weight" in note for note in found.notes) for found in (old, new))
-
-
-def test_a_rate_that_the_config_of_neox_cannot_say_is_kept(tmp_path: Path) -> None:
-    model = yaml.safe_load((ASSETS / "cs_ckpt" / "neox_par_cs-2.9.yaml").read_text())["model"]
-    content = yaml.safe_load(FLAT.read_text())
-    content["model"] = {**model, "embedding_dropout_rate": 0.2, "residual_dropout_rate": 0.1}
-    (tmp_path / "neox.yaml").write_text(yaml.safe_dump(content))
-    assert read(tmp_path / "neox.yaml").training["dropout"] == {"embedding": 0.2}
-    assert "dropout" not in read(FLAT).training
 
 
 def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -182,11 +206,11 @@ def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> No
         ({"train_input": {"num_samples": 5}}, "train_input.num_samples"),
         ({"train_input": {"mixture": []}}, "train_input.data_dir"),
         ({"optimizer": {"optimizer_type": "sgd"}}, "optimizer.optimizer_type"),
-        ({"optimizer": {"max_gradient_value": 1.0}}, "optimizer.max_gradient_value"),
+        ({"optimizer": {"max_gradient_value": 1.0, "max_gradient_norm": 1.0}}, "optimizer.max_gradient_value"),
         ({"optimizer": {"weight_decay": 0.1}}, "optimizer.weight_decay"),
         ({"optimizer": {"eps": "small"}}, "optimizer.eps"),
         ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate"),
-        ({"model": {"position_embedding_type": "learned"}}, "config"),
+        ({"model": {"position_embedding_type": "learned"}}, "model.position_embedding_type"),
         ({"model": {"attention_softmax_fp32": False}}, "model.attention_softmax_fp32"),
         ({"model": {"hidden_size": None}}, "model.hidden_size"),
     ],

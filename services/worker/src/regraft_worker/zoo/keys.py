@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from regraft.errors import InvalidInputError
 
 Section = Mapping[str, object]
+Era = Literal["1.8", "2.0", "2.10"]
+"""Whose words a file is written in: releases 1.7 to 1.9, 2.0 to 2.2, or the trainer form."""
 
 
 def words(text: str) -> frozenset[str]:
@@ -29,12 +32,12 @@ READER_NO_EFFECT = words(
 READER_REFUSED = frozenset(("num_samples", "dataset_map_fn", "data_transforms"))
 OPTIMIZER_USED = words(
     "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias max_gradient_norm "
-    "grad_accum_steps"
+    "max_gradient_value grad_accum_steps"
 )
 OPTIMIZER_NO_EFFECT = words(
     "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale log_summaries"
 )
-OPTIMIZER_REFUSED = frozenset(("max_gradient_value", "amsgrad", "disable_lr_steps_reset"))
+OPTIMIZER_REFUSED = frozenset(("amsgrad", "disable_lr_steps_reset"))
 RUNCONFIG_USED = words(
     "max_steps num_steps num_epochs steps_per_epoch log_steps checkpoint_steps save_initial_checkpoint seed eval_steps "
     "eval_frequency checkpoint_path autoload_last_checkpoint is_pretrained_checkpoint load_checkpoint_states "

@@ -31,6 +31,7 @@ from regraft_worker.conversion.own import own_to_hf
 from regraft_worker.conversion.parted import parted
 from regraft_worker.conversion.side import Side
 from regraft_worker.conversion.writers import trained, trained_kind, write_hdf5_05, write_torch_zip
+from regraft_worker.trainer.checkpoint import read_state
 from regraft_worker.trainer.optimizer import power_of
 from regraft_worker.trainer.schedule import schedule_of
 from regraft_worker.zoo.schedule_state import State, schedule_state
@@ -62,7 +63,8 @@ def write_mdl(
     with ExitStack() as stack:
         side = stack.enter_context(open_folder(step_folder))
         moments = stack.enter_context(open_container(step_folder / "training_state" / "optimizer.safetensors"))
-        state = _state(side, moments.tensors, step=step, training=training)
+        updates = read_state(step_folder).updates()
+        state = _state(side, moments.tensors, step=step, updates=updates, training=training)
         tensors, values = write_trained(side.family, side.architecture, state)
         extra_values, extra_tensors = _beside(training, rate, era)
         of_schedule = schedule_state(schedule.parts, step=step, rate=rate, era=era)
@@ -88,9 +90,9 @@ def _renamed(lazy: Lazy) -> Lazy:
     return Lazy(_PREFIX + lazy.name, lazy.dtype, lazy.shape, lazy.read_rows)
 
 
-def _state(side: Side, moments: Mapping[str, Lazy], *, step: int, training: TrainingSpec) -> TrainedState:
+def _state(side: Side, moments: Mapping[str, Lazy], *, step: int, updates: int, training: TrainingSpec) -> TrainedState:
     by_kind = [_of_kind(side, moments, kind) for kind in MOMENTS]
-    powers = [power_of(beta, step + 1, exact=False) for beta in training.optimizer.betas]
+    powers = [power_of(beta, updates + 1, exact=False) for beta in training.optimizer.betas]
     return TrainedState(
         global_step=step,
         exp_avg=by_kind[0],

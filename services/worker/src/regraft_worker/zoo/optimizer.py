@@ -54,7 +54,7 @@ def optimizer_of(section: Section) -> tuple[dict[str, object], list[str]]:
             remedy="Use adamw.",
         )
     decay = _either(section, "weight_decay", "weight_decay_rate")
-    eps, norm = number(section, "eps", _WHERE), number(section, "max_gradient_norm", _WHERE)
+    eps = number(section, "eps", _WHERE)
     return {
         "name": "adamw",
         "betas": _betas(section),
@@ -62,7 +62,7 @@ def optimizer_of(section: Section) -> tuple[dict[str, object], list[str]]:
         "weight_decay": 0.0 if decay is None else decay,
         "correct_bias": flag(section, "correct_bias", _WHERE, default=True),
         "powers": "fp32",
-        "max_gradient_norm": norm or None,
+        **_clipping(section),
     }, quiet
 
 
@@ -185,6 +185,19 @@ def _length(part: Section, where: str) -> int | None:
             raise InvalidInputError("must be a whole number of at least 1", field=f"{where}.{key}", value=found)
         return int(found)
     return None
+
+
+def _clipping(section: Section) -> dict[str, object]:
+    """By norm or by value; 0 and null switch it off."""
+    norm, value = number(section, "max_gradient_norm", _WHERE), number(section, "max_gradient_value", _WHERE)
+    if norm and value:
+        raise InvalidInputError(
+            "excludes max_gradient_norm",
+            field="optimizer.max_gradient_value",
+            value=value,
+            remedy="Clip by one of them.",
+        )
+    return {"max_gradient_norm": norm or None, "max_gradient_value": value or None}
 
 
 def _betas(section: Section) -> list[float]:

@@ -8,39 +8,32 @@ refused by name, or unknown and refused with the nearest name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from regraft.errors import InvalidInputError
-from regraft.families import FAMILIES, Architecture, Family, detect
-from regraft_worker.conversion.config_keys import DEFAULTS, FIXED, FROM_ARCHITECTURE, TRAINING
-from regraft_worker.conversion.cs_config import hf_config
 from regraft_worker.zoo.control import Control, control_of
 from regraft_worker.zoo.keys import (
     FLAT_SECTIONS,
     RUNCONFIG_NO_EFFECT,
     RUNCONFIG_REFUSED,
     RUNCONFIG_USED,
+    Era,
     Section,
-    number,
     section_of,
     sort_keys,
     unknown_key,
     whole,
 )
+from regraft_worker.zoo.model import ZooModel, read_model
 from regraft_worker.zoo.optimizer import optimizer_of, schedule_of
 from regraft_worker.zoo.reader import Reader, reader_of
 from regraft_worker.zoo.trainer_form import flattened
 
 Mode = Literal["train", "eval", "train_and_eval", "eval_all"]
-Era = Literal["1.8", "2.0", "2.10"]
-"""Whose words the file is written in: releases 1.7 to 1.9, 2.0 to 2.2, or the trainer form."""
-_MODEL_KEYS = frozenset((*FROM_ARCHITECTURE, *FIXED, *TRAINING, *DEFAULTS, "name")) | {
-    key for family in FAMILIES for key in family.cs_constants
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +43,13 @@ class Params:
     text: str
     """The file as it was."""
     era: Era
-    model: dict[str, object]
-    """The `model` section."""
-    config: dict[str, object]
-    """The same as Hugging Face says it."""
+    model: ZooModel
     training: dict[str, object]
     """Fields of a training specification; without the data and the steps."""
     train: Reader | None
     scored: tuple[Reader, ...]
     control: Control
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def family(self) -> Family:
-        return detect(self.config)
-
-    @property
-    def architecture(self) -> Architecture:
-        return self.family.read_config(self.config)
+    notes: list[str]
 
 
 def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, object]) -> Params:
@@ -85,27 +67,22 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
     quiet += sort_keys(
         runconfig, "runconfig", used=RUNCONFIG_USED, no_effect=RUNCONFIG_NO_EFFECT, refused=RUNCONFIG_REFUSED
     )
-    model = section_of(flat, "model")
-    sort_keys(model, "model", used=_MODEL_KEYS)
+    model = read_model(section_of(flat, "model"), era=era, device=device)
     control = control_of(runconfig, mode=mode)
-    notes: list[str] = []
+    notes = [*model.notes]
     train = reader_of(section_of(flat, "train_input"), "train_input") if mode.startswith("train") else None
     scored = () if mode == "train" else tuple(reader_of(part, where) for part, where in _eval_inputs(flat))
-    training = {"precision": _precision(model, era, device=device, notes=notes), **_loss(model, era, notes)}
-    training["log_every_steps"] = control.log_steps
-    config = hf_config(model)
-    training |= _dropout(model, config)
+    training = {**model.training, "log_every_steps": control.log_steps}
     if train is not None:
         training |= _trained(section_of(flat, "optimizer"), train, control, quiet)
         notes += train.notes
-    quiet += [key for reader in (train, *scored) if reader for key in reader.no_effect]
+    quiet += [*model.no_effect, *(key for reader in (train, *scored) if reader for key in reader.no_effect)]
     if quiet:
         notes.insert(0, f"these keys have no effect on {device.upper()}: {', '.join(sorted(quiet))}")
     return Params(
         text=text,
         era=era,
         model=model,
-        config=config,
         training=training,
         train=train,
         scored=scored,
@@ -168,45 +145,3 @@ def _trained(section: Section, train: Reader, control: Control, quiet: list[str]
         "shuffle": train.shuffle,
         "seed": train.seed if train.seed is not None and train.shuffle else control.seed,
     }
-
-
-def _precision(model: Section, era: Era, *, device: str, notes: list[str]) -> str:
-    if not model.get("mixed_precision"):
-        return "fp32"
-    kind = model.get("fp16_type", "bfloat16" if era != "1.8" or device == "cpu" else "float16")
-    if kind not in ("float16", "bfloat16", "cbfloat16"):
-        raise unknown_key(kind, "model.fp16_type", ("float16", "bfloat16", "cbfloat16"))
-    if kind == "float16" and device != "cpu":
-        return "fp16"
-    if kind != "bfloat16":
-        notes.append(f"fp16_type {kind} is computed as bfloat16 on {device.upper()}, with a loss scale of 1")
-    return "bf16"
-
-
-def _dropout(model: Section, config: Mapping[str, object]) -> dict[str, object]:
-    """What the Hugging Face config has no key for: GPT-NeoX's has one rate for two places."""
-    if model.get("attention_softmax_fp32") is False:
-        raise InvalidInputError(
-            "the softmax of attention is computed in fp32",
-            field="model.attention_softmax_fp32",
-            value=False,
-            remedy="Remove the key.",
-        )
-    rate = number(model, "embedding_dropout_rate", "model")
-    rate = DEFAULTS["embedding_dropout_rate"] if rate is None else rate
-    return {} if rate == detect(config).read_config(config).embedding_dropout else {"dropout": {"embedding": rate}}
-
-
-def _loss(model: Section, era: Era, notes: list[str]) -> dict[str, object]:
-    scaling, weight = model.get("loss_scaling", "num_tokens"), number(model, "loss_weight", "model")
-    if scaling not in ("num_tokens", "batch_size"):
-        raise unknown_key(scaling, "model.loss_scaling", ("num_tokens", "batch_size"))
-    if scaling == "num_tokens" and weight not in (None, 1.0):
-        if era != "1.8":
-            notes.append(f"model.loss_weight {weight} is taken as 1.0, as with num_tokens in releases from 1.9 on")
-            return {}
-        notes.append("model.loss_scaling is taken as batch_size, because there is a loss_weight, as in release 1.8")
-        scaling = "batch_size"
-    if scaling == "num_tokens":
-        return {}
-    return {"loss": {"scaling": "batch_size", "weight": 1.0 if weight is None else weight}}

@@ -136,9 +136,10 @@ def _training(params: Params, data: Mapping[str, object], *, start: int, windows
     end = control.end_of(start, windows, batch_size)
     every = min(control.checkpoint_steps or end, end)
     found: dict[str, Any] = {**params.training, **data, "max_steps": end}
-    found["checkpoint"] = {"every_steps": every, "keep_last": 2}
+    # Lines and files come in the order of the steps, as there: nothing is written while training goes on.
+    found["checkpoint"] = {"every_steps": every, "keep_last": 2, "background": False}
     if params.scored:
-        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end)}
+        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end), "at_start": False}
     try:
         return TrainingSpec.model_validate(found)
     except ValidationError as error:
@@ -157,18 +158,19 @@ def _lay_out(
     if not going_on and not params.control.save_initial_checkpoint:
         return
     folder = work / ("run" if going_on else "initial") / f"step-{begun.step:08d}"
-    write_step(folder, begun, params, state=_state(task, step=begun.step, windows=windows))
+    write_step(folder, begun, params, state=_state(task, begun, windows=windows))
     if params.control.save_initial_checkpoint:
         progress.save(folder, begun.step)
 
 
-def _state(task: TrainTask, *, step: int, windows: int) -> dict[str, object]:
+def _state(task: TrainTask, found: Found, *, windows: int) -> dict[str, object]:
     """The trainer's state of a run that has come so far, with today's options."""
     training = task.training
     return {
-        "format_version": 2,
-        "step": step,
-        "dataloader": {"samples_streamed": step * training.batch_size, "seed": training.seed},
+        "format_version": 3,
+        "step": found.step,
+        "dataloader": {"samples_streamed": found.step * training.batch_size, "seed": training.seed},
+        "scalars": {"updates": found.updates},
         "training": training.model_dump(mode="json", by_alias=True),
         "target": task.target.model_dump(mode="json"),
         "max_steps": training.max_steps,

@@ -48,7 +48,14 @@ def _values(part: SchedulePart) -> dict[str, dict[str, object]]:
 
 def _options(part: SchedulePart) -> dict[str, object]:
     ((kind, values),) = _values(part).items()
-    found = {_NAMES.get(key, key): value for key, value in values.items() if key != "steps"}
+    names = {**_NAMES, "value": "initial_learning_rate"} if kind == "inverse_square_root" else _NAMES
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        name = names.get(key, key)
+        if isinstance(value, tuple):  # each of its values has a place of its own
+            found |= {f"{name}.{place}": item for place, item in enumerate(value)}
+        elif key != "steps":
+            found[name] = value
     return found | ({"power": 1.0, "cycle": False} if kind == "linear" else {})
 
 

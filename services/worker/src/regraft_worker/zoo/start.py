@@ -26,6 +26,7 @@ from regraft_worker.conversion.moments import MOMENTS, TrainedState, read_traine
 from regraft_worker.conversion.opened import Opened, open_checkpoint, recognise
 from regraft_worker.conversion.own import own_from_hf
 from regraft_worker.conversion.writers import write_safetensors
+from regraft_worker.zoo.beside import differences
 from regraft_worker.zoo.initial import initial_weights
 from regraft_worker.zoo.params import Params
 
@@ -45,6 +46,8 @@ class Found:
     """Windows read by then, when the file says so."""
     seed: int | None
     """Of their order."""
+    updates: int = 0
+    """Of the optimiser: its steps, but for those that fp16 left out."""
     global_step: int = 0
     """What the file says, whatever is taken from it."""
     notes: tuple[str, ...] = ()
@@ -73,8 +76,8 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
         wanted = to_train and "optimizer" in params.control.states
         trained = None
         if wanted:
-            trained = read_trained(params.family, params.architecture, opened.tensors, opened.values)
-            _check_powers(trained, params)
+            trained = read_trained(params.model.family, params.model.architecture, opened.tensors, opened.values)
+        updates = 0 if trained is None else _updates(trained, params)
         samples, seed = _position(opened) if wanted and "dataloader" in params.control.states else (None, None)
         yield Found(
             path=path,
@@ -82,20 +85,22 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
             trained=trained,
             samples=samples,
             seed=seed,
+            updates=updates,
             global_step=opened.global_step or 0,
-            notes=notes,
+            notes=(*notes, *differences(path, params.model.architecture)),
         )
 
 
 def write_base(folder: Path, tensors: list[Lazy], params: Params) -> None:
     """The weights as the trainer's base checkpoint."""
-    write_checkpoint(folder, tensors, config=params.config)
+    write_checkpoint(folder, tensors, config=params.model.config)
 
 
 def new_weights(params: Params) -> list[Lazy]:
     """Drawn as the params file says."""
+    model = params.model
     return initial_weights(
-        params.model, family=params.family, architecture=params.architecture, seed=params.control.seed
+        model.initializers, family=model.family, architecture=model.architecture, seed=params.control.seed
     )
 
 
@@ -111,7 +116,7 @@ def write_step(folder: Path, found: Found, params: Params, *, state: Mapping[str
     assert found.trained is not None, "there is a state to go on from"
     moments = [_own_moments(params, key, getattr(found.trained, key)) for key in MOMENTS]
     with publish(folder, kind="checkpoint") as draft:
-        write_checkpoint(draft.folder, found.tensors, config=params.config)
+        write_checkpoint(draft.folder, found.tensors, config=params.model.config)
         inside = draft.folder / "training_state"
         inside.mkdir()
         both = [lazy for part in moments for lazy in part]
@@ -126,7 +131,7 @@ def _zeros(shape: tuple[int, ...]) -> ReadRows:
 
 
 def _own_moments(params: Params, key: str, found: Mapping[str, Lazy]) -> list[Lazy]:
-    own = own_from_hf(params.family, params.architecture, found)
+    own = own_from_hf(params.model.family, params.model.architecture, found)
     return [replace(lazy, name=f"{key}/{name}") for name, lazy in own.items()]
 
 
@@ -135,10 +140,10 @@ def _model(opened: Opened, params: Params) -> tuple[list[Lazy], tuple[str, ...]]
     naming, _ = recognise(opened.model)
     strict = params.control.strict
     if naming == "hf":
-        return list(model_tensors(params.family, params.architecture, opened.tensors).values()), ()
+        return list(model_tensors(params.model.family, params.model.architecture, opened.tensors).values()), ()
     state = without_prefixes(opened.model)
     missing = {} if strict else _missing(state, params)
-    mapped = cs_to_hf(params.family, params.architecture, state | missing, drop_unmatched=not strict)
+    mapped = cs_to_hf(params.model.family, params.model.architecture, state | missing, drop_unmatched=not strict)
     notes = [f"not in the checkpoint, and drawn anew: {', '.join(sorted(missing))}"] if missing else []
     notes += [f"in the checkpoint, and not used: {', '.join(mapped.dropped)}"] if mapped.dropped else []
     return mapped.tensors, tuple(notes)
@@ -146,7 +151,7 @@ def _model(opened: Opened, params: Params) -> tuple[list[Lazy], tuple[str, ...]]
 
 def _missing(state: Mapping[str, Lazy], params: Params) -> dict[str, Lazy]:
     """New weights for what the checkpoint has not."""
-    family, architecture = params.family, params.architecture
+    family, architecture = params.model.family, params.model.architecture
     drawn = hf_to_cs(family, architecture, {lazy.name: lazy for lazy in new_weights(params)})
     by_name = {lazy.name: lazy for lazy in drawn.tensors}
     found: dict[str, Lazy] = {}
@@ -158,25 +163,26 @@ def _missing(state: Mapping[str, Lazy], params: Params) -> dict[str, Lazy]:
     return found
 
 
-def _check_powers(trained: TrainedState | None, params: Params) -> None:
-    """The bias correction goes on at the step: refuse a state whose updates are not its steps."""
-    if trained is None:
-        return
-    spec = params.training["optimizer"]
+def _updates(trained: TrainedState, params: Params) -> int:
+    """How many there were, by the power of beta2; but for fp16, which leaves steps out, they must be the steps."""
+    spec, step = params.training["optimizer"], trained.global_step
     assert isinstance(spec, dict), "read from the params file"
     beta = spec["betas"][1]
     if trained.beta2_power < 1e-30 or not 0 < beta < 1:  # of so many steps that nothing is left to be corrected
-        return
+        return step
     updates = math.log(trained.beta2_power) / math.log(beta) - 1
-    if abs(updates - trained.global_step) > 0.5 + 0.01 * trained.global_step:
+    beyond = 0.5 + 0.01 * step
+    if params.training["precision"] == "fp16" and -beyond < updates < step:
+        return max(0, round(updates))
+    if abs(updates - step) > beyond:
         raise InvalidDataError(
-            f"the optimizer has made {updates:.0f} updates with this beta2, and the checkpoint is at step "
-            f"{trained.global_step}",
+            f"the optimizer has made {updates:.0f} updates with this beta2, and the checkpoint is at step {step}",
             field="checkpoint_path",
             value=trained.beta2_power,
             remedy="Give the betas the checkpoint was made with, or --load_checkpoint_states model.",
             reason="unsupported_checkpoint",
         )
+    return step
 
 
 def _position(opened: Opened) -> tuple[int | None, int | None]:
