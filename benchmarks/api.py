@@ -241,7 +241,9 @@ def mlflow(settings: Settings, environment: Path, artifacts: Path) -> Iterator[s
 
 @contextmanager
 def process(command: list[str], environment: dict[str, str], url: str) -> Iterator[None]:
-    child = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(600):
             try:
