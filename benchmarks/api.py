@@ -1,10 +1,11 @@
 """POST /jobs against the least one could write, and against MLflow; and what watchers cost it.
 
-    python benchmarks/api.py [--mlflow] [--requests 2000] [--watchers 500]
+    python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500]
 
 One Postgres, one process for each server, the load from this process over 32 connections. Regraft's request is
 authenticated, validated, idempotent and durable: job, stages, events, messages and key in one transaction. The other
-one is a FastAPI route that adds one row by SQLAlchemy's ORM and returns it.
+one is a FastAPI route that adds one row by SQLAlchemy's ORM and returns it. Watchers share ten jobs, to each of which
+something happens every second, with and without watchers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,14 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
-from regraft.jobstore import Jobs, Keys, Scope, make_engine, migrate
+from regraft.jobstore import Jobs, Keys, Leases, Report, Scope, make_engine, migrate
 from regraft.settings import Settings
 from regraft.specs import JobSpec
 
 CONNECTIONS = 32
-MLFLOW = "mlflow==3.6.0"
+MLFLOW = ("mlflow==3.6.0", "sqlalchemy<2.1", "psycopg2-binary")
 JOB = {"dataset": {"uri": "/data/corpus"}, "base_checkpoint": {"uri": "/models/base"}, "target": {"kind": "cpu"}}
 ROW = {"json": {"name": "x", "spec": JOB}}
 MINIMAL = """
@@ -71,7 +74,9 @@ Request = Callable[[int], dict[str, Any]]
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--mlflow", action="store_true", help="install MLflow into an environment of its own")
+    options.add_argument(
+        "--mlflow", type=Path, help="folder of a virtual environment for MLflow; made if it is not there"
+    )
     options.add_argument("--requests", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--watchers", type=int, default=500)
@@ -96,14 +101,12 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
             rows["regraft"].append(asyncio.run(load(f"{ours}/jobs", job, given.requests, headers)))
             rows["minimal"].append(asyncio.run(load(f"{other}/rows", lambda _: ROW, given.requests, {})))
         watched = [Jobs(engine).create(JobSpec.model_validate(JOB)).id for _ in range(10)]
-        for watchers in (0, given.watchers):
-            url = f"{ours}/jobs"
-            rows[f"watchers_{watchers}"] = [
-                asyncio.run(watched_load(url, job, given.requests, headers, watched, watchers))
-                for _ in range(given.rounds)
-            ]
+        with happening(engine, settings, watched):
+            for _, watchers in itertools.product(range(given.rounds), (0, given.watchers)):
+                found = asyncio.run(watched_load(f"{ours}/jobs", job, given.requests, headers, watched, watchers))
+                rows.setdefault(f"watchers_{watchers}", []).append(found)
     if given.mlflow:
-        with mlflow(settings, folder) as url:
+        with mlflow(settings, given.mlflow, folder / "artifacts") as url:
             start = {"json": {"experiment_id": "0"}}
             path = f"{url}/api/2.0/mlflow/runs/create"
             rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
@@ -145,17 +148,19 @@ async def watched_load(
     url: str, request: Request, count: int, headers: dict[str, str], jobs: list[str], watchers: int
 ) -> dict[str, float]:
     """The same while so many clients watch events."""
-    ready = asyncio.Semaphore(0)
+    ready, received = asyncio.Semaphore(0), 0
     async with httpx.AsyncClient(headers=headers, limits=httpx.Limits(max_connections=None), timeout=None) as client:
 
         async def watch(job: str) -> None:
+            nonlocal received
             async with client.stream("GET", f"{url}/{job}/events/stream") as stream:
-                async for line in stream.aiter_lines():
-                    if line.startswith("id: "):
+                first = True
+                async for chunk in stream.aiter_raw():
+                    if first:
                         ready.release()
-                        break
-                async for _ in stream.aiter_lines():
-                    pass
+                    else:
+                        received += chunk.count(b"\nid: ") + chunk.startswith(b"id: ")
+                    first = False
 
         tasks = [asyncio.create_task(watch(jobs[number % len(jobs)])) for number in range(watchers)]
         for _ in range(watchers):
@@ -164,7 +169,28 @@ async def watched_load(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return found
+    return found | {"events_received": received}
+
+
+@contextmanager
+def happening(engine: Engine, settings: Settings, jobs: list[str]) -> Iterator[None]:
+    """Something that happens to each of the jobs, every second."""
+    leases, over = Leases(engine, settings), threading.Event()
+    claims = [leases.claim(f"{job}.prepare", worker="benchmark") for job in jobs]
+
+    def tell() -> None:
+        while not over.wait(1.0):
+            for claim in claims:
+                assert claim is not None
+                leases.report(claim, Report(events=[{"message": "something", "level": "info", "data": None}]))
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -198,28 +224,33 @@ def minimal(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow(settings: Settings, folder: Path) -> Iterator[str]:
+def mlflow(settings: Settings, environment: Path, artifacts: Path) -> Iterator[str]:
     """MLflow's server with one worker, on the same Postgres, in an environment of its own."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", MLFLOW, "psycopg2-binary"]
-    subprocess.run(pip, check=True)
+    programs = environment.absolute() / "bin"
+    if not (programs / "mlflow").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", *MLFLOW]
+        subprocess.run(pip, check=True)
     port = free_port()
     store = settings.database_url.replace("/regraft?", "/postgres?")
-    command = [str(folder / "venv/bin/mlflow"), "server", "--backend-store-uri", store, "--workers", "1"]
-    command += ["--port", str(port), "--default-artifact-root", str(folder / "artifacts")]
-    with process(command, {"PATH": f"{folder}/venv/bin:{os.environ['PATH']}"}, f"http://127.0.0.1:{port}/health"):
+    command = [str(programs / "mlflow"), "server", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--port", str(port), "--default-artifact-root", str(artifacts)]
+    with process(command, {"PATH": f"{programs}:{os.environ['PATH']}"}, f"http://127.0.0.1:{port}/health"):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
 def process(command: list[str], environment: dict[str, str], url: str) -> Iterator[None]:
-    child = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(600):
             try:
                 httpx.get(url)
                 break
             except httpx.TransportError:
+                assert child.poll() is None, f"{command[0]} did not start"
                 time.sleep(0.1)
         yield
     finally:

@@ -34,6 +34,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         postgres.start()
         valkey.start()
         with psycopg.connect(postgres.url, autocommit=True) as connection:
+            # Nothing here outlives the machine, and hundreds of databases would wait for the disk.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE template_regraft")
         template = make_engine(Settings(database_url=postgres.url.replace("/regraft?", "/template_regraft?")))
         migrate(template)

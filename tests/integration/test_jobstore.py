@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from helpers import eventually, spec
 from regraft.errors import ConflictError, FencedError, InvalidInputError, NotFoundError
 from regraft.jobs import ReasonClass, StageName
-from regraft.jobstore import Announcements, Claim, Jobs, Leases, Outcome, Report, Wanted, Workers
+from regraft.jobstore import Announcements, Claim, Jobs, Leases, Outcome, Report, Wanted, Workers, make_engine
 from regraft.models import Job, Stage
 from regraft.settings import Settings
 
@@ -331,6 +332,27 @@ def test_what_does_not_exist_is_said_so(jobs: Jobs) -> None:
             call()
     with pytest.raises(NotFoundError):
         jobs.events("x", after=0, limit=1)
+
+
+@pytest.mark.parametrize("rest", [0.0, 600.0], ids=["tried first", "just used"])
+def test_connections_that_were_cut_are_made_anew(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, rest: float
+) -> None:
+    monkeypatch.setattr("regraft.jobstore.engine.REST_SECONDS", rest)
+    url = f"{settings.database_url}&application_name=resting"
+    resting = make_engine(settings.model_copy(update={"database_url": url}))
+    for connection in [resting.connect() for _ in range(3)]:
+        connection.close()
+    mine = "FROM pg_stat_activity WHERE application_name = 'resting'"
+    with engine.connect() as other:
+        other.execute(text(f"SELECT pg_terminate_backend(pid) {mine}"))
+        other.commit()
+        eventually(lambda: (other.rollback(), other.scalar(text(f"SELECT count(*) {mine}")))[1] == 0, what="the end")
+    if rest:
+        with pytest.raises(OperationalError):
+            Jobs(resting).find(limit=1)
+    assert [Jobs(resting).find(limit=1) for _ in range(4)] == [([], False)] * 4  # one error was enough for all
+    resting.dispose()
 
 
 def test_a_worker_is_alive_while_it_is_heard_of(engine: Engine) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from psycopg import Error as PsycopgError
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
@@ -17,6 +20,7 @@ UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
 # A network that swallows packets is noticed within seconds, not after TCP's quarter of an hour.
 TCP = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 10_000}
+REST_SECONDS = 1.0
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -34,7 +38,8 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    engine = create_engine(url, pool_pre_ping=True, pool_size=pool_size, connect_args=TCP)
+    engine = create_engine(url, pool_size=pool_size, connect_args=TCP)
+    _ping_after_a_rest(engine)
     limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
         limits["lock_timeout"] = lock_seconds
@@ -47,6 +52,25 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
         connection.commit()
 
     return engine
+
+
+def _ping_after_a_rest(engine: Engine) -> None:
+    """Try a connection that was left alone before it is used; one that was just used is not worth a round trip.
+
+    When a server restarts in between, whoever comes within the second gets the error, as in the middle of a call.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _rest(_: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _try(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get("rests_since", math.inf) > REST_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except PsycopgError as error:
+                raise InvalidatePoolError from error  # the others are as old: SQLAlchemy makes new ones
 
 
 def alembic_config(engine: Engine) -> Config:
