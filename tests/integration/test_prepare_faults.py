@@ -57,9 +57,11 @@ class Run:
         return {"dataset": dataset, "tokenizer_uri": str(self.tokenizer), "output_uri": str(self.out)}
 
     def start(self, log: Path) -> subprocess.Popen[bytes]:
+        """Its processes are forked, as those of the stage and the command are."""
         argument = json.dumps({**self.task, "resources": self.resources})
+        command, environment = [sys.executable, "-c", RUN, argument], {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         with log.open("wb") as out:
-            return subprocess.Popen([sys.executable, "-c", RUN, argument], stdout=out, start_new_session=True)
+            return subprocess.Popen(command, stdout=out, env=environment, start_new_session=True)
 
     def finish(self, log: Path) -> int:
         return self.start(log).wait(120)

@@ -128,3 +128,25 @@ def test_a_group_of_many_leaders_costs_no_more_than_its_first_ones(tmp_path: Pat
     found = find_leaders(signed, np.ones(len(matrix), dtype=np.bool_), threshold=0.8)
     assert found.tolist() == [-1] * 599 + [500]  # not among the first of the group, but found by its other bands
     assert signed.looked_at < len(matrix) * (near._LEADERS + 3)
+
+
+def by_hand(matrix: Matrix, seekers: npt.NDArray[np.bool_], *, threshold: float) -> npt.NDArray[np.bool_]:
+    """Seekers that are like a target, or like one that is."""
+    similar, reached = alike(matrix) >= threshold, ~seekers
+    for _ in matrix:
+        reached = reached | similar[:, reached].any(axis=1)
+    return reached & seekers
+
+
+@pytest.mark.parametrize("sorted_at_a_time", [7, 1000])
+def test_seekers_are_found_however_many_are_sorted_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sorted_at_a_time: int
+) -> None:
+    monkeypatch.setattr(near, "_SORTED", sorted_at_a_time)
+    matrix = families(5)
+    seekers = np.random.default_rng(6).random(len(matrix)) < 0.5
+    found = near.find_alike(stored(tmp_path, matrix, pieces=3), seekers, ~seekers, threshold=0.8)
+    expected = by_hand(matrix, seekers, threshold=0.8)
+    assert expected.sum() > 20
+    assert not (found & ~expected).any()
+    assert np.mean(found[expected]) >= 0.99

@@ -20,7 +20,7 @@ from regraft_dataprep.cleaning import Cleaner
 from regraft_dataprep.document import Document
 from regraft_dataprep.encoders import CheckedEncoder, ReferenceEncoder
 from regraft_dataprep.piece_writer import PieceOptions, PieceWriter
-from regraft_dataprep.pieces import NO_DATE, SIGNATURE, Piece, names, open_piece, token_dtype
+from regraft_dataprep.pieces import DOCUMENT, NO_DATE, SIGNATURE, Piece, column, names, open_piece, token_dtype
 from regraft_dataprep.sources.base import BadRecord, too_many
 
 LONG: CleaningStep = LengthStep(length=Length(min_characters=4))
@@ -175,3 +175,23 @@ def test_a_file_of_another_size_is_refused_by_name(tmp_path: Path, name: str, ch
 def test_documents_come_back_from_a_piece(tmp_path: Path) -> None:
     piece = write_piece(tmp_path / "piece", [Document("w7 w8"), Document("w9")])
     assert texts_of(piece) == ["w7 w8 <|endoftext|>", "w9 <|endoftext|>"]
+
+
+def test_a_column_is_copied_and_its_pages_are_given_back(tmp_path: Path) -> None:
+    rows = np.zeros(200_000, DOCUMENT)  # 10.8 MB
+    rows["tokens"] = np.arange(len(rows))
+    rows.tofile(tmp_path / "documents.bin")
+    documents = np.memmap(tmp_path / "documents.bin", DOCUMENT, mode="r")
+    piece = Piece(np.empty(0), documents, np.empty(0, np.uint64), None, {})
+    before = resident()
+    assert piece.documents["tokens"].max() == 199_999
+    assert resident() - before > 8_000_000
+    assert column(piece, "tokens").tolist() == rows["tokens"].tolist()
+    assert resident() - before < 4_000_000
+    assert piece.documents["tokens"].tolist() == rows["tokens"].tolist()
+
+
+def resident() -> int:
+    """Bytes of files that are mapped into this process, and in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile"))

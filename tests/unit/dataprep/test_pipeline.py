@@ -252,7 +252,7 @@ def test_files_named_to_be_held_out_are_held_out_and_all_others_trained_on(
     assert (
         report["overlap"]["share"] == 1.0
     )  # every held-out story is trained on as well, and this is where one sees it
-    with pytest.raises(InvalidDataError, match="no document is left for the eval split"):
+    with pytest.raises(InvalidDataError, match="left for the eval split: 20 that were to be held out are near"):
         prepare(task(corpus, tokenizer_dir, tmp_path / "out", validation={"uri": str(held_out)}))
 
 

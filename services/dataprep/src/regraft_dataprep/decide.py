@@ -22,7 +22,7 @@ from regraft.specs.cleaning import CleaningStep, NearDuplicatesStep
 from regraft.specs.dataset import ValidationSpec
 from regraft_dataprep.cleaning import DUPLICATES, name_of
 from regraft_dataprep.near import Signatures, find_alike, find_leaders
-from regraft_dataprep.pieces import Piece
+from regraft_dataprep.pieces import Piece, column
 from regraft_dataprep.split import chronological_split, hashed_split
 
 TRAIN, EVAL, DROPPED = 0, 1, 255
@@ -69,7 +69,7 @@ class Corpus:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One field of all documents."""
-        return np.concatenate([np.asarray(piece.documents[name]) for piece in self.pieces])
+        return np.concatenate([column(piece, name) for piece in self.pieces])
 
 
 def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: ValidationSpec) -> Decision:
@@ -92,7 +92,7 @@ def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: Validat
     sides = np.where(fate == 0, TRAIN, DROPPED).astype(np.uint8)
     sides[(fate == 0) & _held_out(corpus, fate == 0, validation)] = EVAL
     moved = _reunite(corpus, sides, validation, steps)
-    _check_filled(sides, steps)
+    _check_filled(sides, steps, moved)
     return Decision(sides, fate, _counts(corpus, fate, steps), moved)
 
 
@@ -139,11 +139,14 @@ def _reunite(corpus: Corpus, sides: Sides, validation: ValidationSpec, steps: Se
     return int(moved.sum())
 
 
-def _check_filled(sides: Sides, steps: Sequence[CleaningStep]) -> None:
+def _check_filled(sides: Sides, steps: Sequence[CleaningStep], moved: int) -> None:
     for name, side in (("train", TRAIN), ("eval", EVAL)):
         if not (sides == side).any():
+            cause = (
+                f": {moved} that were to be held out are near duplicates of others" if moved and side == EVAL else ""
+            )
             raise InvalidDataError(
-                f"no document is left for the {name} split",
+                f"no document is left for the {name} split{cause}",
                 field="dataset.validation" if side == EVAL else "dataset.cleaning",
                 value=[name_of(step) for step in steps],
                 remedy="Hold out other documents, look for near duplicates less strictly, or clean less.",

@@ -25,6 +25,7 @@ from regraft_dataprep.pieces import SIGNATURE
 _CHUNK = 65_536  # signatures read at a time: 32 MiB
 _LEADERS = 64
 _BANDS_BYTES = 128 * 2**20  # of hashes, made in one pass
+_SORTED = 2_000_000  # documents sorted at a time, at 50 bytes each
 _MAX_OPEN_FILES = 128
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -106,27 +107,37 @@ def find_alike(
 
     One band at a time, so that memory does not depend on how many documents are alike.
     """
-    wanted = np.flatnonzero(seekers | targets)
     found, targets = np.zeros_like(seekers), targets.copy()
     with closing(signatures):
         while targets.any():
             before = found.copy()
             for band in signatures.bands(SIGNATURE // _bands(threshold)):
-                for group in _mixed_groups(band, wanted, seekers & ~found, targets):
+                for group in _mixed_groups(band, seekers & ~found, targets):
                     asking, known = group[seekers[group]], group[targets[group]][:_LEADERS]
                     found[asking[_like_any(signatures, asking, known, threshold)]] = True
+                del band  # or it is there still while the next one is made
             targets = found & ~before
     return found
 
 
 def _mixed_groups(
+    band: npt.NDArray[np.uint64], seekers: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Documents that share a band, where there is one of each kind among them; those of neither are left out."""
+    wanted = seekers | targets
+    shares = 1 + len(band) // _SORTED
+    for share in range(shares):
+        chosen = wanted if shares == 1 else wanted & (band % np.uint64(shares) == share)
+        yield from _mixed(band, np.flatnonzero(chosen), seekers, targets)
+
+
+def _mixed(
     band: npt.NDArray[np.uint64],
     wanted: npt.NDArray[np.int64],
     seekers: npt.NDArray[np.bool_],
     targets: npt.NDArray[np.bool_],
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Documents that share a band, where there is one of each kind among them; those of neither are left out."""
-    wanted = wanted[seekers[wanted] | targets[wanted]]
+    """Those among `wanted`."""
     hashes = band[wanted]
     order = np.argsort(hashes, kind="stable")
     hashes, documents = hashes[order], wanted[order]

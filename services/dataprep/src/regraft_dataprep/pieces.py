@@ -15,6 +15,7 @@ The trade-off: half a byte of disk per character of text, and nothing that had t
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,17 @@ def open_piece(folder: Path, *, vocab_size: int) -> Piece:
         signatures=None if signatures is None else signatures.reshape(-1, SIGNATURE),
         facts=facts,
     )
+
+
+def column(piece: Piece, name: str) -> npt.NDArray[Any]:
+    """One field of a piece's documents, copied; the pages of all fields are given back to the kernel.
+
+    They would stay and count as this process's memory: 54 bytes for each document of the corpus.
+    """
+    copied = np.array(piece.documents[name])
+    if isinstance(piece.documents, np.memmap):
+        piece.documents._mmap.madvise(mmap.MADV_DONTNEED)
+    return copied
 
 
 def names(folder: Path, *, count: int) -> list[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from regraft.errors import InvalidInputError
+from regraft.errors import InvalidInputError, StorageFailedError
 from regraft.storage import local_path
 from regraft_dataprep.sources._streams import buffered, unpacked
 
@@ -72,6 +73,7 @@ def find_files(uri: Uris, *, suffixes: tuple[str, ...]) -> list[File]:
 
     Raises:
         InvalidInputError: something named is not there, cannot be read or has a scheme that cannot.
+        StorageFailedError: S3 does not answer, or there are no credentials for it.
     """
     uris = [uri] if isinstance(uri, str | os.PathLike) else uri
     found = {file.uri: file for one in uris for file in _found(os.fspath(one), suffixes)}
@@ -153,6 +155,19 @@ def _remote(url: str, suffixes: tuple[str, ...]) -> Iterator[File]:
         ) from error
     except PermissionError as error:
         raise _not_readable(url) from error
+    except _s3_errors() as error:
+        raise StorageFailedError(
+            f"this cannot be listed: {error}",
+            field=FIELD,
+            value=url,
+            remedy="Check AWS_ENDPOINT_URL and the credentials in the environment of the dataprep worker.",
+        ) from error
+
+
+def _s3_errors() -> tuple[type[Exception], ...]:
+    """What the S3 client raises that is no OSError; without S3 it is not loaded."""
+    module = sys.modules.get("botocore.exceptions")
+    return (module.BotoCoreError,) if module else ()
 
 
 def _remote_paths(system: object, path: str, suffixes: tuple[str, ...]) -> list[str]:
