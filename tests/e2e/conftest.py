@@ -11,6 +11,12 @@ from regraft_dataprep.sample import write_trc2_sample
 from regraft_worker.sample import write_sample_checkpoint
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each process that a test starts: a model this small gains nothing from threads that wait for one another."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")

@@ -66,7 +66,7 @@ class Deployment:
         found: dict[str, Any] = eventually(reached, seconds=seconds, what=f"{name} becoming {statuses}")
         return found
 
-    def await_end(self, job_id: str, *, seconds: float = 150) -> dict[str, Any]:
+    def await_end(self, job_id: str, *, seconds: float = 240) -> dict[str, Any]:
         ended = {str(status) for status in JOB_ENDED}
 
         def reached() -> dict[str, Any] | None:

@@ -75,28 +75,41 @@ def test_a_job_runs_to_a_verified_checkpoint_and_a_second_one_reuses_it(
         assert running.losses(second["id"]) == running.losses(first["id"])
 
 
-def test_a_disturbed_train_stage_goes_on_from_its_checkpoint_to_the_same_bits(
+def test_a_train_stage_disturbed_again_and_again_ends_with_the_same_bits(
     settings: Settings, job: dict[str, Any]
 ) -> None:
-    # Long enough that nobody is done before he is disturbed.
-    job["training"] |= {"max_steps": 150, "checkpoint": {"every_steps": 25, "keep_last": 2}}
+    job["training"].update(max_steps=400, checkpoint={"every_steps": 20, "keep_last": 2})  # never done before disturbed
+    job["output"]["formats"] = ["hf"]
     with deployment(settings, *ALL) as running:
         undisturbed = running.await_end(running.submit(job))
-        for status, reason, disturb in DISTURBANCES:
-            job_id = running.submit(job)
-            eventually(lambda: running.client.checkpoints(job_id)["data"], seconds=90, what="a checkpoint")  # noqa: B023
+        job_id = running.submit(job)
+        for number, (_, _, disturb) in enumerate(DISTURBANCES, start=1):
+            await_checkpoint_of(running, job_id, number)
             disturb(running)
-            disturbed = running.await_end(job_id)
+        disturbed = running.await_end(job_id)
 
-            assert disturbed["status"] == "succeeded", disturbed["message"]
-            attempts = running.stage(job_id, "train")["attempts"]
-            assert [(attempt["status"], attempt["reason"]) for attempt in attempts] == [
-                (status, reason),
-                ("succeeded", None),
-            ]
-            assert weights_of(disturbed) == weights_of(undisturbed)
-            assert running.losses(job_id) == running.losses(undisturbed["id"])
-            assert any("going on from step" in event["message"] for event in running.client.events(job_id))
+        assert disturbed["status"] == "succeeded", disturbed["message"]
+        attempts = running.stage(job_id, "train")["attempts"]
+        ends = [(status, reason) for status, reason, _ in DISTURBANCES]
+        assert [(attempt["status"], attempt["reason"]) for attempt in attempts] == [*ends, ("succeeded", None)]
+        assert weights_of(disturbed) == weights_of(undisturbed)
+        assert running.losses(job_id) == running.losses(undisturbed["id"])
+        messages = [event["message"] for event in running.client.events(job_id)]
+        assert sum("going on from step" in message for message in messages) == len(DISTURBANCES)
+
+
+def await_checkpoint_of(running: Deployment, job_id: str, attempt: int) -> None:
+    """Until that attempt at training has saved something of its own."""
+    eventually(
+        lambda: len(running.stage(job_id, "train")["attempts"]) == attempt, seconds=120, what="the attempt's start"
+    )
+    before = saved(running, job_id)
+    eventually(lambda: saved(running, job_id) > before, seconds=120, what="a checkpoint of the attempt")
+
+
+def saved(running: Deployment, job_id: str) -> int:
+    """The step of the newest checkpoint."""
+    return max((point["step"] for point in running.client.checkpoints(job_id)["data"]), default=0)
 
 
 def kill_worker(running: Deployment) -> None:

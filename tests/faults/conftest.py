@@ -16,7 +16,7 @@ from regraft.settings import Settings
 SHORT = {
     "lease_seconds": 3.0,
     "announce_seconds": 1.0,
-    "poll_seconds": 1.0,
+    "poll_seconds": 0.25,
     "stop_seconds": 5.0,
     "hang_seconds": 3.0,
     "capacity_seconds": 0.5,

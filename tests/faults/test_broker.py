@@ -1,9 +1,10 @@
-"""A broker that is flushed, restarted or silent: cases 17, 18, 19, and what `celery inspect` says then."""
+"""A broker that is flushed, restarted, silent or full: cases 17 to 20, and what `celery inspect` says then."""
 
 from __future__ import annotations
 
 import signal
 
+import pytest
 import redis
 from plant import Own, Plant
 
@@ -70,6 +71,33 @@ def test_a_silent_broker_delays_and_nothing_more(own: Own, own_plant: Plant) -> 
         own_plant.check(second, steps=10)
     finally:
         own.valkey.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru"])
+def test_a_broker_at_its_memory_limit_delays_and_nothing_more(own: Own, own_plant: Plant, policy: str) -> None:
+    """It refuses what a consumer writes when it takes a message, and what it writes when it starts."""
+    plant = own_plant
+    running = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    first = plant.submit(steps=20)
+    plant.await_step(first, 2)
+    with redis.Redis.from_url(own.valkey.url) as broker:
+        second = plant.submit(steps=5)
+        eventually(lambda: broker.keys("prepare*"), what="the hints")
+        broker.config_set("maxmemory-policy", policy)
+        broker.config_set("maxmemory", 1)
+        try:
+            starting = plant.start_worker()
+            third = plant.submit(steps=5)
+            plant.check(first, steps=20)
+            plant.check(second, third, steps=5)
+            log = plant.settings.home / "worker-1.log"
+            eventually(lambda: "used memory > 'maxmemory'" in log.read_text(), what="the refusal")
+        finally:
+            broker.config_set("maxmemory", 0)
+            broker.config_set("maxmemory-policy", "noeviction")
+    inspect = make_celery(plant.settings).control.inspect(timeout=1)
+    eventually(lambda: len(inspect.active() or {}) == 2, what="both workers answering")
+    assert (running.poll(), starting.poll()) == (None, None)
 
 
 def test_maintenance_starts_nothing_and_stops_nothing(plant: Plant) -> None:

@@ -38,7 +38,8 @@ def through(proxy: Proxy, settings: Settings) -> Settings:
 
 def test_an_immediate_restart_loses_nothing_and_stops_no_stage(own: Own, own_plant: Plant) -> None:
     plant = own_plant
-    plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    patient = plant.settings.model_copy(update={"lease_seconds": 20.0})  # on a busy machine a server starts slowly
+    plant.start_worker(patient, FAULT_STEP_SECONDS="0.1")
     job = plant.submit()
     plant.await_step(job, 4)
     waiting = plant.submit(steps=5)

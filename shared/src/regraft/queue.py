@@ -54,6 +54,8 @@ def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A broker at its memory limit refuses what a consumer writes: to Celery no lost connection, and it would end.
+        broker_channel_error_retry=True,
         # A broker that swallows packets is an error within seconds, not when TCP gives up a quarter of an hour later.
         broker_transport_options={
             "socket_connect_timeout": 5,
