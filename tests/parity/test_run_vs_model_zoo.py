@@ -69,7 +69,7 @@ def test_the_flat_form_gives_the_recorded_losses_and_log_lines(tmp_path: Path) -
     steps = [match for line in lines if (match := re.fullmatch(shape, line))]
     assert [int(match[1]) for match in steps] == [*range(1, 21)]
     assert drift([float(match[2]) for match in steps]) < 1e-5
-    assert lines[10] == "INFO:   Saving checkpoint at step : 10."
+    assert "INFO:   Saving checkpoint at step : 10." in lines[10:-2]  # written while training goes on
     assert lines[-2:] == ["INFO:   Saving checkpoint at step : 20.", "INFO:   Training Completed Successfully!"]
     assert (tmp_path / "out" / "train" / "params_train.yaml").read_text() == FLAT.read_text()
 

@@ -30,7 +30,7 @@ def _run(model: nn.Module, step: Callable[[], None], *, steps: int, first: int =
     for number in range(first, first + steps):
         generator = torch.Generator().manual_seed(number)
         for parameter in model.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-4
+            parameter.grad = (torch.randn(parameter.shape, generator=generator) * 1e-4).to(parameter.dtype)
         step()
     return [parameter.detach().clone() for parameter in model.parameters()]
 
@@ -56,6 +56,42 @@ def test_the_torch_order_is_torchs() -> None:
 
     assert _apart(_ours("adamw_torch"), expected) < 1e-6
     assert _apart(_ours("adamw"), expected) > 1e-5  # the other place of eps is seen
+
+
+@pytest.mark.parametrize("correct_bias", [True, False])
+@pytest.mark.parametrize("powers", ["exact", "fp32"])
+def test_the_cerebras_order_is_its_formula(correct_bias: bool, powers: str) -> None:
+    spec = OptimizerSpec.model_validate({"correct_bias": correct_bias, "powers": powers, "weight_decay": 0.1})
+    model, expected = _model(), _by_hand(spec)
+    optimizer = optimizer_for(model, spec)
+    optimizer.set_rate(RATE)
+    found = [tensor.double() for tensor in _run(model, optimizer.step, steps=10)]
+
+    assert _apart(found, expected) < 1e-6
+    assert _apart(found, _by_hand(spec.model_copy(update={"weight_decay": 0.0}))) > 1e-4
+    assert _apart(found, _by_hand(spec.model_copy(update={"eps": 2e-6}))) > 1e-5
+
+
+def _by_hand(spec: OptimizerSpec) -> list[Tensor]:
+    """Ten updates by the formula, in float64."""
+    model = _model().double()
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
+    done = 0
+
+    @torch.no_grad()
+    def step() -> None:
+        nonlocal done
+        done += 1
+        (b1, b2), number = spec.betas, torch.float32 if spec.powers == "fp32" else torch.float64
+        p1, p2 = (torch.full((done,), b, dtype=number).cumprod(0)[-1].item() for b in (b1, b2))
+        c = (1 - p2) ** 0.5 / (1 - p1) if spec.correct_bias else 1.0
+        for p, (m, v) in zip(model.parameters(), moments, strict=True):
+            m.copy_(b1 * m + (1 - b1) * p.grad)
+            v.copy_(b2 * v + (1 - b2) * p.grad**2)
+            decay = spec.weight_decay if p.ndim == 2 else 0.0
+            p -= RATE * (c * m / (v.sqrt() + spec.eps) + decay * p)
+
+    return _run(model, step, steps=10)
 
 
 def test_eight_bits_are_near_and_not_equal() -> None:
@@ -112,6 +148,7 @@ def test_without_torchao_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"max_gradient_value": 1.0}, "max_gradient_norm to null"),
         ({"name": "adamw_torch", "correct_bias": False}, "correct_bias"),
+        ({"betas": (0.9, 1 - 2**-26), "powers": "fp32"}, "make powers exact"),
         ({"name": "sgd"}, "adamw_8bit"),
     ],
 )

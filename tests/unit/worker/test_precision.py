@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tiny_runs import GPTJ, Recorder, contents, task, write_dataset, write_model
 from regraft.errors import InvalidInputError
 from regraft.specs import TargetSpec, TrainingSpec
 from regraft_worker.trainer import checkpoint, loop
+from regraft_worker.trainer import step as step_module
 from regraft_worker.trainer.inputs import open_inputs
 from regraft_worker.trainer.microbatch import held_bytes, micro_batch, sequence_bytes
 from regraft_worker.trainer.precision import GROWTH_INTERVAL, INITIAL, MINIMUM, LossScaler
@@ -83,6 +85,42 @@ def test_a_scaled_step_is_the_step_and_an_overflow_changes_nothing(inputs: Path,
             "loss_scale_good_steps": 0,
             "skipped_steps": 1,
         }
+
+
+def test_steps_that_fp16_leaves_out_are_reported(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = iter([math.inf, math.inf])
+    right = step_module.clip
+
+    def overflowing(*args: Any, **options: Any) -> torch.Tensor:
+        norm = right(*args, **options)
+        return torch.full_like(norm, next(norms, norm.item()))
+
+    monkeypatch.setattr(step_module, "clip", overflowing)
+    monkeypatch.setattr(cpu.Target, "autocast", lambda *_: nullcontext())  # fp32 under the scale of fp16
+    recorder = Recorder()
+    loop.train(task(inputs, tmp_path, precision="fp16", max_steps=3), recorder)
+    reports = {number: metrics for number, metrics in recorder.steps if number}
+
+    assert [reports[n]["train_skipped_steps"] for n in (1, 2, 3)] == [1, 2, 2]
+    assert [reports[n]["train_loss_scale"] for n in (1, 2, 3)] == [INITIAL / 2, INITIAL / 4, INITIAL / 4]
+    assert [n for n in reports if "train_grad_norm" in reports[n]] == [3]
+    assert checkpoint.read_state(checkpoint.step_folder(tmp_path, 3)).updates() == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, None])
+def test_the_loss_is_divided_and_weighted_as_asked(inputs: Path, tmp_path: Path, size: int | None) -> None:
+    loss = {"scaling": "batch_size", "weight": 0.5}
+    plain, asked = task(inputs, tmp_path), task(inputs, tmp_path, loss=loss, micro_batch_size=size)
+    with open_inputs(plain) as opened:
+        by_tokens, by_batch = (
+            TrainStep(one.training, opened, cpu.Target(1), start=None, judge=lambda *_: True)(1)
+            for one in (plain, asked)
+        )
+    factor = 0.5 * by_tokens.tokens / plain.training.batch_size
+
+    assert factor > 2  # neither the divisor nor the weight alone would do
+    assert by_batch.loss == pytest.approx(factor * by_tokens.loss, rel=1e-5)
+    assert by_batch.gradient_norm == pytest.approx(factor * by_tokens.gradient_norm, rel=1e-4)
 
 
 def test_the_processor_refuses_fp16_and_says_why(inputs: Path, tmp_path: Path) -> None:
@@ -215,3 +253,18 @@ def test_gpus_are_found_by_asking_and_hidden_ones_do_not_count(tmp_path: Path, m
     assert gpu.available()["available"] is False
     with pytest.raises(InvalidInputError, match=r"target\.devices"):
         gpu.Target(1)
+
+
+def test_the_memory_of_the_target_is_a_metric(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Raw(Recorder):
+        def step(self, step: int, metrics: Any, **more: Any) -> None:
+            super().step(step, metrics, **more)
+            self.raw = dict(metrics)
+
+    assert cpu.Target(1).memory()["peak_memory_bytes"] > 2**26  # torch alone is more
+    monkeypatch.setattr(cpu.Target, "memory", lambda _: {"peak_memory_bytes": 5.0, "reserved_memory_bytes": 7.0})
+    recorder = Raw()
+    loop.train(task(inputs, tmp_path, max_steps=1, evaluate={"every_steps": None}), recorder)
+
+    assert (recorder.raw["peak_memory_bytes"], recorder.raw["reserved_memory_bytes"]) == (5.0, 7.0)
+    assert "reserved_memory_bytes" not in recorder.steps[-1][1]  # counted among what differs from run to run

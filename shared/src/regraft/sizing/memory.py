@@ -17,8 +17,6 @@ from regraft.sizing.setup import Setup
 
 CHUNK_ELEMENTS = 2**26
 """Logits that the loss holds at a time (`regraft_worker.model.loss`)."""
-UPDATE_ELEMENTS = 2**26
-"""Parameters that the optimiser updates at a time (`regraft_worker.trainer.optimizer`)."""
 MOMENT_BYTES = {"adamw": 8.0, "adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
 """Two moments per parameter: fp32, or one byte each and an fp32 scale for every 256 of them (torchao)."""
 CPU_OVERHEAD = 360_000_000
@@ -75,7 +73,7 @@ def memory_of(architecture: Architecture, setup: Setup, *, micro_batch: int, on_
         "optimizer": own * MOMENT_BYTES[setup.optimizer],
         "activations": activations,
         "logits": _loss_bytes(a, setup, rows),
-        "update": _update_bytes(counts, own, setup),
+        "update": _update_bytes(counts, setup),
         "overhead": CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     }
     stays = parts["weights"] + parts["working_copies"] + parts["optimizer"] + parts["overhead"]
@@ -118,8 +116,6 @@ def _loss_bytes(a: Architecture, setup: Setup, rows: int) -> float:
     return 8 * chunk + 8 * head + casts + 4 * rows * a.hidden_size
 
 
-def _update_bytes(counts: Counts, own: float, setup: Setup) -> float:
-    """Two fp32 temporaries of a group; of the 8-bit optimiser, of its largest tensor."""
-    if setup.optimizer == "adamw_8bit":
-        return 3 * 4 * counts.largest_unit / _shards(setup)
-    return 2 * 4 * min(own, max(UPDATE_ELEMENTS, counts.head))
+def _update_bytes(counts: Counts, setup: Setup) -> float:
+    """The fused kernel takes none; three fp32 temporaries of its largest tensor the 8-bit optimiser."""
+    return 3 * 4 * counts.largest_unit / _shards(setup) if setup.optimizer == "adamw_8bit" else 0.0

@@ -18,7 +18,10 @@ OWN_SET = "val"
 """What the job's own held-out windows are called among the sets."""
 SCORES = ("loss", "perplexity", "accuracy", "bits_per_byte")
 MEASURED = frozenset(
-    {"tokens_per_second", "mfu", "peak_memory_bytes", "data_wait_share", "seconds_left", "checkpoint_stall_seconds"}
+    {
+        *("tokens_per_second", "mfu", "data_wait_share", "peak_memory_bytes", "reserved_memory_bytes"),
+        *("seconds_left", "checkpoint_stall_seconds"),
+    }
 )
 """Metrics of the clock and the machine, which differ from one run to the next; all others repeat bit for bit."""
 _SET = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)

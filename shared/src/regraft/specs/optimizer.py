@@ -14,7 +14,7 @@ class OptimizerSpec(Spec):
 
     name: Literal["adamw", "adamw_torch", "adamw_8bit"] = "adamw"
     """`adamw`: the order of Cerebras and the first Hugging Face AdamW, eps added before bias correction.
-    `adamw_torch`: the order of `torch.optim.AdamW`, eps after it; fused where the device has such a kernel.
+    `adamw_torch`: the order of `torch.optim.AdamW`, eps after it.
     `adamw_8bit`: torch's order with both moments in 8 bits, by torchao: 2 bytes per parameter instead of 8."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
     """Decay of the first and second moment."""
@@ -38,4 +38,6 @@ class OptimizerSpec(Spec):
             raise ValueError("max_gradient_value takes the place of max_gradient_norm: set max_gradient_norm to null")
         if self.name != "adamw" and not self.correct_bias:
             raise ValueError(f"{self.name} always corrects the bias: leave correct_bias true, or use adamw")
+        if self.powers == "fp32" and max(self.betas) >= 1 - 2**-25:
+            raise ValueError("in single precision this beta is 1, and its powers correct nothing: make powers exact")
         return self

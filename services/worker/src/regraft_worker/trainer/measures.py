@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -18,11 +18,19 @@ class Meter:
     """Gathers between two reports."""
 
     def __init__(
-        self, architecture: Architecture, *, length: int, device: str, devices: int, precision: str, reads: Reads
+        self,
+        architecture: Architecture,
+        *,
+        length: int,
+        device: str,
+        devices: int,
+        precision: str,
+        reads: Reads,
+        memory: Callable[[], dict[str, float]],
     ) -> None:
         self._flops = flops_per_token(architecture, length)
-        self._cuda = device.startswith("cuda")
-        name = torch.cuda.get_device_name(device) if self._cuda else ""
+        self._memory = memory
+        name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
         peak = peak_flops(name, precision)
         self._peak = None if peak is None else peak * devices
         self._reads = reads
@@ -46,16 +54,10 @@ class Meter:
         found = {
             "tokens_per_second": self._tokens / self._seconds,
             "data_wait_share": min(1.0, self._reads.take_seconds() / self._seconds),
-            "peak_memory_bytes": float(self._memory()),
             "seconds_left": self._per_step * steps_left,
+            **self._memory(),
         }
         if self._peak is not None:
             found["mfu"] = self._flops * self._positions / self._seconds / self._peak
         self._tokens, self._positions, self._seconds, self._steps, self._since = 0, 0, 0.0, 0, now
         return found
-
-    def _memory(self) -> int:
-        """The most so far: on the device, or of this process where that is the processor."""
-        if self._cuda:
-            return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

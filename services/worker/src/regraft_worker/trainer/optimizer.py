@@ -9,14 +9,14 @@ differ by 2e-3 in the loss after twenty steps of a small model. Use torch's wher
 Both orders are here; `optimizers.optimizer_for` picks the one a job asks for. Parameters that are sharded over
 processes (DTensors) are updated shard by shard, for every formula here is element by element.
 
-The update runs over groups of tensors at a time (`torch._foreach`), bounded so that the temporaries stay small beside
-the moments themselves. Moments are fp32 like the weights: 8 bytes per parameter.
+Both run through torch's fused kernel, which passes once over all that a parameter has and makes no temporaries. Its own
+bias correction is switched off, and ours goes in as rate and decay. Moments are fp32 like the weights: 8 bytes per
+parameter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from torch.optim.adamw import adamw
 
 from regraft.specs import OptimizerSpec
 
-_GROUP_ELEMENTS = 2**26  # fp32 temporaries of one group: 2 x 256 MiB
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -48,8 +47,8 @@ class AdamW(torch.optim.Optimizer):
         assert closure is None, "a step re-evaluates nothing"
         self.step_count += 1
         for group in self.param_groups:
-            for parameters in _bounded(group["params"]):
-                self._update(parameters, rate=group["lr"], decay=group["weight_decay"])
+            if group["params"]:
+                self._update(group["params"], rate=group["lr"], decay=group["weight_decay"])
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next step."""
@@ -57,21 +56,31 @@ class AdamW(torch.optim.Optimizer):
             group["lr"] = rate
 
     def _update(self, parameters: list[Tensor], *, rate: float, decay: float) -> None:
-        gradients = [local(_gradient(parameter)) for parameter in parameters]
         m, v = ([local(self.state[parameter][moment]) for parameter in parameters] for moment in MOMENTS)
-        parameters = [local(parameter) for parameter in parameters]
         beta1, beta2 = self.spec.betas
-        torch._foreach_mul_(m, beta1)
-        torch._foreach_add_(m, gradients, alpha=1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
-        scale = torch._foreach_sqrt(v)
-        torch._foreach_add_(scale, self.spec.eps)
-        update = torch._foreach_div(m, scale)
-        torch._foreach_mul_(update, self._correction(beta1, beta2))
-        if decay:
-            torch._foreach_add_(update, parameters, alpha=decay)
-        torch._foreach_add_(parameters, update, alpha=-rate)
+        correction = self._correction(beta1, beta2)
+        # After infinitely many updates the kernel corrects nothing: 1 - beta^t is 1.
+        done = torch.full((), math.inf, device=m[0].device)
+        adamw(
+            [local(parameter) for parameter in parameters],
+            [local(_gradient(parameter)) for parameter in parameters],
+            m,
+            v,
+            [],
+            [done] * len(m),
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=rate * correction,
+            weight_decay=decay / correction,  # the kernel multiplies it by its rate
+            eps=self._eps(beta2),
+            maximize=False,
+        )
+
+    def _eps(self, beta2: float) -> float:
+        """What the kernel adds to the root of v, which is not corrected there."""
+        return self.spec.eps
 
     def _correction(self, beta1: float, beta2: float) -> float:
         if not self.spec.correct_bias:
@@ -89,29 +98,10 @@ def power_of(beta: float, exponent: int, *, exact: bool) -> float:
 
 
 class AdamWTorch(AdamW):
-    """The order of `torch.optim.AdamW`, by torch's own fused kernel: one pass over all that a parameter has."""
+    """The order of `torch.optim.AdamW`: eps is added to the corrected root of v, so the plain root gets less of it."""
 
-    def _update(self, parameters: list[Tensor], *, rate: float, decay: float) -> None:
-        m, v = ([local(self.state[parameter][moment]) for parameter in parameters] for moment in MOMENTS)
-        # The kernel counts this update itself, in tensors on the device.
-        done = float(self.step_count - 1)
-        beta1, beta2 = self.spec.betas
-        adamw(
-            [local(parameter) for parameter in parameters],
-            [local(_gradient(parameter)) for parameter in parameters],
-            m,
-            v,
-            [],
-            [torch.tensor(done, device=moment.device) for moment in m],
-            fused=True,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=rate,
-            weight_decay=decay,
-            eps=self.spec.eps,
-            maximize=False,
-        )
+    def _eps(self, beta2: float) -> float:
+        return self.spec.eps * math.sqrt(1 - beta2**self.step_count)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -138,18 +128,5 @@ def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, An
 
 def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None, "every parameter takes part in the loss"
+    assert parameter.grad.stride() == parameter.stride(), "the kernel goes through both in the order of memory"
     return parameter.grad
-
-
-def _bounded(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive parameters, together at most `_GROUP_ELEMENTS` (a larger one stands alone)."""
-    group: list[Tensor] = []
-    size = 0
-    for parameter in parameters:
-        if group and size + parameter.numel() > _GROUP_ELEMENTS:
-            yield group
-            group, size = [], 0
-        group.append(parameter)
-        size += parameter.numel()
-    if group:
-        yield group

@@ -65,6 +65,7 @@ class Run:
             devices=world.size,
             precision=self.spec.precision,
             reads=inputs.train.reads,
+            memory=target.memory,
         )
 
     def finish(self) -> TrainingState:

@@ -70,7 +70,7 @@ class Target:
 
     def memory(self) -> dict[str, float]:
         """The most that this process has held."""
-        return {"memory_peak_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+        return {"peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
 
 
 def _cores() -> int:

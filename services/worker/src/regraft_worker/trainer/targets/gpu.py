@@ -109,8 +109,8 @@ class Target:
         import torch
 
         return {
-            "gpu_memory_peak_bytes": float(torch.cuda.max_memory_allocated(self.device)),
-            "gpu_memory_reserved_bytes": float(torch.cuda.max_memory_reserved(self.device)),
+            "peak_memory_bytes": float(torch.cuda.max_memory_allocated(self.device)),
+            "reserved_memory_bytes": float(torch.cuda.max_memory_reserved(self.device)),
         }
 
 
