@@ -68,7 +68,7 @@ class Chaos:
             lease_seconds=3,
             retry_seconds=0.2,
             announce_seconds=1,
-            poll_seconds=1,
+            poll_seconds=0.25,
             stop_seconds=5,
             hang_seconds=10,
             max_attempts=20,

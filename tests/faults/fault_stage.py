@@ -3,7 +3,7 @@
 `train` computes a chain of hashes: each step needs the one before, as weights do. It publishes checkpoints with the
 project's own storage, continues from the newest whole one, and notes each write in an audit file, so that a test can
 tell whether two processes ever wrote at a time, and whether the end is what an undisturbed run ends with. What goes
-wrong, and in which attempt, is said by the job's name: `flood`, `hang@1`, `memory@1`.
+wrong, and up to which attempt, is said by FAULT_ACT: `flood`, `hang@1`, or `memory@1,cuda@2` for one after the other.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def convert(text: str, progress: Progress) -> Spec:
 def train(text: str, progress: Progress) -> Spec:
     task = TrainTask.model_validate_json(text)
     run = local_path(task.output_uri)
-    act, _, when = os.environ.get("FAULT_ACT", "").partition("@")
-    if act and int(when or 1000) >= EPOCH:
+    if act := chosen_act(os.environ.get("FAULT_ACT", "")):
         ACTS[act](progress)
     steps = task.training.max_steps or 0
     step, state = newest(run)
@@ -76,6 +75,15 @@ def train(text: str, progress: Progress) -> Spec:
         if step % SAVED_EVERY == 0 or step == steps:
             save(run, step, state, progress)
     return TrainResult(uri=to_uri(run / f"step-{step:08}"), step=step, tokens_seen=step, train_loss=1.0 / step)
+
+
+def chosen_act(acts: str) -> str | None:
+    """The first that this attempt is not beyond."""
+    for act in acts.split(","):
+        name, _, last = act.partition("@")
+        if name and int(last or 1000) >= EPOCH:
+            return name
+    return None
 
 
 def newest(run: Path) -> tuple[int, str]:

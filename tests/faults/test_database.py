@@ -53,7 +53,7 @@ def test_an_immediate_restart_loses_nothing_and_stops_no_stage(own: Own, own_pla
 def test_a_database_away_for_longer_than_a_lease_fences_the_worker_first(own: Own, own_plant: Plant) -> None:
     plant = own_plant
     plant.start_worker(FAULT_STEP_SECONDS="0.2")
-    job = plant.submit()
+    job = plant.submit(steps=25)
     plant.await_step(job, 3)
     away = time.monotonic()
     own.postgres.stop()
@@ -61,7 +61,7 @@ def test_a_database_away_for_longer_than_a_lease_fences_the_worker_first(own: Ow
     assert time.monotonic() - away < plant.settings.lease_seconds + 1.5
     time.sleep(max(0.0, away + 2 * plant.settings.lease_seconds - time.monotonic()))
     own.postgres.start()
-    plant.check(job)
+    plant.check(job, steps=25)
     assert [attempt.reason for attempt in plant.stage(job).attempts] == ["worker_lost", None]
 
 
@@ -94,7 +94,7 @@ def test_an_answer_that_is_lost_changes_nothing(plant: Plant, proxy: Proxy) -> N
 
 def test_a_worker_that_is_cut_off_publishes_nothing_when_it_comes_back(plant: Plant, proxy: Proxy) -> None:
     plant.start_worker(through(proxy, plant.settings), FAULT_STEP_SECONDS="0.2")
-    job = plant.submit()
+    job = plant.submit(steps=25)
     plant.await_step(job, 3)
     child = plant.children()
     cut = time.monotonic()
@@ -105,7 +105,7 @@ def test_a_worker_that_is_cut_off_publishes_nothing_when_it_comes_back(plant: Pl
     eventually(lambda: len(plant.stage(job).attempts) == 2, what="the second attempt")
     time.sleep(max(0.0, cut + 3 * plant.settings.lease_seconds - time.monotonic()))
     proxy.flowing.set()
-    plant.check(job)
+    plant.check(job, steps=25)
     assert [attempt.status for attempt in plant.stage(job).attempts] == ["failed", "succeeded"]
 
 
