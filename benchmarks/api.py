@@ -137,6 +137,7 @@ async def load(url: str, request: Request, count: int, headers: dict[str, str]) 
         await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
         elapsed = time.perf_counter() - began
     found = statistics.quantiles(seconds, n=100)
+    print(f"{url}: {count / elapsed:.1f} requests/s", file=sys.stderr)
     return {
         "requests_per_second": round(count / elapsed, 1),
         "p50_ms": round(1000 * found[49], 1),
