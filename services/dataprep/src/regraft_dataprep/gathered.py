@@ -61,8 +61,8 @@ class Gathered:
         """Tokens of each document of a split, EOS included; the rows of a long one together."""
         rows = self.rows(split)
         tokens = self.corpus.column("tokens")[rows].astype(np.int64)
-        starts = np.flatnonzero(~self.corpus.follows[rows])
-        return np.add.reduceat(tokens, starts) if len(starts) < len(rows) else tokens
+        follows = self.corpus.follows[rows]
+        return np.add.reduceat(tokens, np.flatnonzero(~follows)) if follows.any() else tokens
 
     @cached_property
     def windows(self) -> dict[str, Evenly | Listed]:
@@ -77,15 +77,16 @@ class Gathered:
     def splits(self) -> dict[str, SplitPlan]:
         """What each split consists of."""
         tokens, sides = self.corpus.column("tokens"), self.decision.sides
-        owners = np.repeat(np.arange(len(self.pieces)), self.corpus.rows)
+        ends = np.cumsum(self.corpus.rows)[:-1]
         plans = {}
         for name, side in SPLITS.items():
-            per_piece = np.bincount(owners, np.where(sides == side, tokens, 0), len(self.pieces)).astype(np.int64)
+            own = np.where(sides == side, tokens, np.uint32(0))
+            per_piece = [int(part.sum(dtype=np.int64)) for part in np.split(own, ends)]
             plans[name] = SplitPlan(
                 documents=int((~self.corpus.follows[sides == side]).sum()),
-                tokens=int(per_piece.sum()),
+                tokens=sum(per_piece),
                 windows=self.windows[name].count,
-                piece_tokens=per_piece.tolist(),
+                piece_tokens=per_piece,
             )
         return plans
 
