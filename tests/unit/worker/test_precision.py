@@ -256,15 +256,17 @@ def test_gpus_are_found_by_asking_and_hidden_ones_do_not_count(tmp_path: Path, m
 
 
 def test_the_memory_of_the_target_is_a_metric(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw: dict[str, float] = {}
+
     class Raw(Recorder):
         def step(self, step: int, metrics: Any, **more: Any) -> None:
             super().step(step, metrics, **more)
-            self.raw = dict(metrics)
+            raw.update(metrics)
 
     assert cpu.Target(1).memory()["peak_memory_bytes"] > 2**26  # torch alone is more
     monkeypatch.setattr(cpu.Target, "memory", lambda _: {"peak_memory_bytes": 5.0, "reserved_memory_bytes": 7.0})
     recorder = Raw()
     loop.train(task(inputs, tmp_path, max_steps=1, evaluate={"every_steps": None}), recorder)
 
-    assert (recorder.raw["peak_memory_bytes"], recorder.raw["reserved_memory_bytes"]) == (5.0, 7.0)
+    assert (raw["peak_memory_bytes"], raw["reserved_memory_bytes"]) == (5.0, 7.0)
     assert "reserved_memory_bytes" not in recorder.steps[-1][1]  # counted among what differs from run to run

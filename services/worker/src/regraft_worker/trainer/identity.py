@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -41,12 +41,19 @@ def fresh_state(task: TrainTask, inputs: Inputs) -> TrainingState:
         ledger=inputs.ledger,
         base=inputs.base_address,
         versions={
-            "regraft": version("regraft-worker"),
+            "regraft": _own_version(),
             "torch": version("torch"),
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
         },
     )
+
+
+def _own_version() -> str:
+    try:
+        return version("regraft-worker")
+    except PackageNotFoundError:
+        return "not installed"  # run from its sources, as on a machine that is only lent
 
 
 def continued_state(task: TrainTask, inputs: Inputs, folder: Path) -> TrainingState:
