@@ -84,7 +84,7 @@ def test_a_wrong_clock_costs_no_lease(plant: Plant) -> None:
 
 def test_a_worker_that_is_told_to_leave_once_or_twice_loses_no_step(plant: Plant) -> None:
     worker = plant.start_worker()
-    job = plant.submit(steps=200)
+    job = plant.submit(steps=120)
     plant.await_step(job, 12)
     worker.terminate()
     assert worker.wait(20) == 0
@@ -103,7 +103,7 @@ def test_a_worker_that_is_told_to_leave_once_or_twice_loses_no_step(plant: Plant
     worker.wait(20)
     assert (plant.stage(job).status, plant.children()) == ("ready", [])
     plant.start_worker()
-    plant.check(job, steps=200)
+    plant.check(job, steps=120)
 
 
 def test_one_trainer_whatever_the_messages_say(plant: Plant) -> None:
