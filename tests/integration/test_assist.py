@@ -113,7 +113,7 @@ def test_an_invitation_travels_by_celery_and_a_missing_broker_is_no_fault(settin
 
     register_assistance(app, assist)
     invite(app, queue="assist-test", where="/somewhere", workers=2)
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=10):
+    with start_worker(app, pool="solo", loglevel="warning", perform_ping_check=False, shutdown_timeout=10):
         eventually(lambda: len(heard) == 2, seconds=20, what="two invitations")
     assert heard == ["/somewhere", "/somewhere"]
     gone = make_celery(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))

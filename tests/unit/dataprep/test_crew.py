@@ -130,6 +130,7 @@ def test_a_process_that_is_killed_is_replaced(
     caplog: pytest.LogCaptureFixture,
     times: int,
 ) -> None:
+    caplog.set_level("WARNING")
     spec = task(stories, tokenizer_dir, tmp_path, **EVERYTHING)
     result = prepare(spec, make_recorder(killer(times)), resources=Resources(processes=2, part_bytes=2_000))
     deaths = [record for record in caplog.records if "ended with status -9" in record.getMessage()]
