@@ -57,9 +57,9 @@ class Run:
         return {"dataset": dataset, "tokenizer_uri": str(self.tokenizer), "output_uri": str(self.out)}
 
     def start(self, log: Path) -> subprocess.Popen[bytes]:
-        """Its processes are forked, as those of the stage and the command are."""
+        """In a process group of its own."""
         argument = json.dumps({**self.task, "resources": self.resources})
-        command, environment = [sys.executable, "-c", RUN, argument], {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        command, environment = [sys.executable, "-c", RUN, argument], {**os.environ}
         with log.open("wb") as out:
             return subprocess.Popen(command, stdout=out, env=environment, start_new_session=True)
 
