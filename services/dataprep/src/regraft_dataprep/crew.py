@@ -4,9 +4,8 @@ Each of them asks for nothing and decides nothing: the lead claims a unit, hands
 One that dies (the kernel's out-of-memory killer, a full disk under HDF5) is replaced once for its unit; the second
 time the preparation fails, with the cause as far as it can be told. With one process the lead does the units itself.
 
-A caller with one thread is forked, with all that it has loaded: its processes are there at once. Otherwise they are
-started afresh, as a lock that another thread holds would never be free in a fork. numpy's OpenBLAS counts as a thread,
-unless it is told to have none (`resources.keep_to_one_thread`).
+They are started afresh. The way to fork a caller that has one thread, with all that it has loaded, is here and switched
+off (`_can_fork`).
 
 The trade-off: a fresh process costs most of a second before its first document, so a small corpus is better off with
 one.
