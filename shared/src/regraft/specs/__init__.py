@@ -2,7 +2,7 @@
 
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec, ValidationSpec
-from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec, TargetSpec
+from regraft.specs.job import BaseCheckpointSpec, JobSpec, OutputSpec
 from regraft.specs.model import DropoutSpec, LossSpec
 from regraft.specs.monitoring import CheckpointSpec, EarlyStoppingSpec, EvaluationSpec, LossSpikeSpec
 from regraft.specs.optimizer import OptimizerSpec
@@ -21,10 +21,13 @@ from regraft.specs.stages import (
     TrainResult,
     TrainTask,
 )
+from regraft.specs.target import AnyTarget, CerebrasTargetSpec, TargetSpec
 from regraft.specs.training import MixturePart, TrainingSpec
 
 __all__ = [
+    "AnyTarget",
     "BaseCheckpointSpec",
+    "CerebrasTargetSpec",
     "CheckpointSpec",
     "ConstantSchedule",
     "ConvertResult",

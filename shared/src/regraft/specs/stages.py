@@ -10,8 +10,8 @@ from pydantic import Field
 from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
-from regraft.specs.job import TargetSpec
 from regraft.specs.monitoring import SetName, SetUri
+from regraft.specs.target import AnyTarget
 from regraft.specs.training import TrainingSpec
 
 SHARD_BYTES = 5_000_000_000
@@ -85,7 +85,7 @@ class TrainTask(Spec):
     checkpoint_uri: str
     """A Hugging Face directory."""
     training: TrainingSpec
-    target: TargetSpec
+    target: AnyTarget
     output_uri: str
     """Folder of this run; checkpoints go to `<output_uri>/step-<8 digits>`. A run found there is continued."""
 
@@ -115,7 +115,7 @@ class EvaluateTask(Spec):
     """Score only the first so many windows of each set; null: all."""
     batch_size: int
     precision: str = "fp32"
-    target: TargetSpec
+    target: AnyTarget
     output_uri: str
     """Folder that gets `evaluation.json`."""
 
