@@ -45,8 +45,9 @@ READER = "data_processor data_dir vocab_size batch_size shuffle num_workers pref
 MODEL = (
     "vocab_size position_embedding_type embedding_dropout_rate share_embedding_weights hidden_size num_heads "
     "num_hidden_layers max_position_embeddings attention_type use_projection_bias_in_attention "
-    "use_ffn_bias_in_attention use_ffn_bias filter_size nonlinearity attention_dropout_rate residual_dropout_rate rotary_dim layer_norm_epsilon "
-    "use_bias_in_output initializer_range loss_scaling embedding_initializer initializer output_layer_initializer"
+    "use_ffn_bias_in_attention use_ffn_bias filter_size nonlinearity attention_dropout_rate residual_dropout_rate "
+    "rotary_dim layer_norm_epsilon use_bias_in_output initializer_range loss_scaling embedding_initializer "
+    "initializer output_layer_initializer"
 )
 OPTIMIZER = "optimizer_type eps max_gradient_norm correct_bias learning_rate loss_scaling_factor"
 CLUSTER = (
