@@ -54,7 +54,7 @@ def test_the_place_in_the_queue_goes_by_priority_and_then_by_age() -> None:
 
 def test_jobs_are_listed_shown_and_cancelled(appliance: Appliance) -> None:
     csctl = csctl_of(appliance, mgmt_namespace="job-operator")
-    name = appliance.plant(priority="p1")
+    name = appliance.plant(seconds=3600, priority="p1")
     subprocess.run([appliance.csctl, "label", "job", name, "regraft-job=job-1"], check=True, capture_output=True)
     (listed,) = csctl.jobs()
     assert (listed.id, listed.labels, listed.ended) == (name, {"regraft-job": "job-1"}, False)
