@@ -43,6 +43,8 @@ class Client:
         self.workflow = f"wflow-{new_id()}"
         self.began = self.control.now()
         self.live: list[str] = []
+        self._dropped = False
+        self._over = threading.Event()
 
     def go(self) -> None:
         """From the first connection to the last step.
@@ -104,8 +106,6 @@ class Client:
             time.sleep(_TICK)
             asked = self.control.read()
 
-    _dropped = False
-
     def drop(self) -> None:
         """Lose the connection, once."""
         self._dropped = True
@@ -122,12 +122,18 @@ class Client:
             self.board.end(job, phase)
             self.meta.ended(job, self.control.now())
 
+    def close(self) -> None:
+        """No more heartbeats, no more lines."""
+        self._over.set()
+        for handler in self.log.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
     def _beat(self) -> None:
-        while True:
+        while not self._over.wait(0.2):
             if self.control.read()["reachable"]:
                 for job in list(self.live):
                     self.board.beat(job)
-            time.sleep(0.2)
 
     def _fail_if_asked(self, where: str, *, step: int = 0) -> None:
         name = self.control.failure(where, step=step)
@@ -218,6 +224,9 @@ def main(program: str, state: Path, words: list[str]) -> int:
     except (ApplianceError, BadParamsError, OSError, KeyboardInterrupt) as error:
         _fail(error, client, release)
         return 1
+    finally:
+        if client is not None:
+            client.close()
     return 0
 
 

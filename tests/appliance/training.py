@@ -53,7 +53,8 @@ def run(client: Client, job: str) -> None:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    zoo_run.TrainProgress = Told  # type: ignore[misc]
+    ours, labels = zoo_run.TrainProgress, zoo_run._LABELS
+    zoo_run.TrainProgress, zoo_run._LABELS = Told, {"cpu": "CSX"}  # type: ignore[misc]
     try:
         if client.trains:
             zoo_run._train(params, client.log, device="cpu", model_dir=client.model_dir)
@@ -64,6 +65,7 @@ def run(client: Client, job: str) -> None:
         name = "ApplianceNanError" if error.reason == "loss_not_finite" else "ApplianceUnknownError"
         raise ApplianceError(name, str(error)) from error
     finally:
+        zoo_run.TrainProgress, zoo_run._LABELS = ours, labels  # type: ignore[misc]
         client.log.removeFilter(_not_done)
 
 
