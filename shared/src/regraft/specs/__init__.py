@@ -9,12 +9,15 @@ from regraft.specs.optimizer import OptimizerSpec
 from regraft.specs.presets import SchedulePreset
 from regraft.specs.schedule import ConstantSchedule, CosineSchedule, LinearSchedule, SchedulePart
 from regraft.specs.stages import (
+    AttemptRef,
     ConvertResult,
     ConvertTask,
     EvaluateResult,
     EvaluateTask,
     ExportResult,
     ExportTask,
+    PreflightResult,
+    PreflightTask,
     PrepareResult,
     PrepareTask,
     Scores,
@@ -26,6 +29,7 @@ from regraft.specs.training import MixturePart, TrainingSpec
 
 __all__ = [
     "AnyTarget",
+    "AttemptRef",
     "BaseCheckpointSpec",
     "CerebrasTargetSpec",
     "CheckpointSpec",
@@ -48,6 +52,8 @@ __all__ = [
     "MixturePart",
     "OptimizerSpec",
     "OutputSpec",
+    "PreflightResult",
+    "PreflightTask",
     "PrepareResult",
     "PrepareTask",
     "SchedulePart",

@@ -17,6 +17,38 @@ from regraft.specs.training import TrainingSpec
 SHARD_BYTES = 5_000_000_000
 
 
+class AttemptRef(Spec):
+    """Which attempt of which stage a task is for, for marks outside of this deployment."""
+
+    job: str
+    stage: str
+    epoch: int
+    """The attempt's number, and its fencing token: it rises with each one."""
+
+
+class PreflightTask(Spec):
+    """Let the target's own tools look at a job before anything is spent on it."""
+
+    checkpoint_uri: str
+    """The base checkpoint, as in a job."""
+    max_sequence_length: int
+    training: TrainingSpec
+    target: AnyTarget
+    priority: str = "p2"
+    """The job's."""
+    output_uri: str
+    """Folder for what the tools write."""
+    attempt: AttemptRef | None = None
+
+
+class PreflightResult(Spec):
+    """It passed."""
+
+    checked: str
+    """`validate` or `compile`."""
+    release: str
+
+
 class PrepareTask(Spec):
     """Corpus to train and eval HDF5."""
 
@@ -88,6 +120,10 @@ class TrainTask(Spec):
     target: AnyTarget
     output_uri: str
     """Folder of this run; checkpoints go to `<output_uri>/step-<8 digits>`. A run found there is continued."""
+    priority: str = "p2"
+    """The job's, for targets with a queue of their own."""
+    attempt: AttemptRef | None = None
+    """Null: nobody supervises."""
 
 
 class TrainResult(Spec):
