@@ -17,6 +17,7 @@ from regraft import recipes
 from regraft.cerebrassite import CerebrasSite
 from regraft.errors import InvalidInputError
 from regraft.specs import CerebrasTargetSpec, JobSpec, TrainingSpec
+from regraft_worker.cerebras.command import client_words
 from regraft_worker.cerebras.options import Options, options_of
 from regraft_worker.cerebras.reading import read_rendered
 from regraft_worker.cerebras.rendering import Places, Rendered, numbers, render
@@ -140,6 +141,18 @@ def test_two_ten_is_not_two_one() -> None:
     assert "trainer" in published("2.10").content
     assert "runconfig" in published("2.1").content
     assert numbers("2.10") > numbers("2.9")
+
+
+def test_the_client_is_started_in_the_releases_words() -> None:
+    def words(release: str, **more: Any) -> str:
+        client = ["/venv/cszoo"] if release_of(release) >= (2, 4) else ["python", "run.py"]
+        return " ".join(client_words(client, release=release, params="p.yaml", model_dir="m", **more))
+
+    assert words("1.8", mode="train") == "python run.py CSX weight_streaming --params p.yaml --mode train --model_dir m"
+    assert words("2.3", mode="eval") == "python run.py CSX --params p.yaml --mode eval --model_dir m"
+    last = "p.yaml --target_device CSX --model_dir m"
+    assert words("2.4", mode="train", only="compile_only") == f"/venv/cszoo fit {last} --compile_only"
+    assert words("2.10", mode="eval_all", flags=["--a", "b"]) == f"/venv/cszoo validate_all {last} --a b"
 
 
 def test_going_on_takes_everything_and_starting_takes_the_weights() -> None:

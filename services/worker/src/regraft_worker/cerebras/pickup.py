@@ -37,6 +37,8 @@ from regraft_worker.trainer.state import DataPosition, TrainingState
 
 _NAME = re.compile(r"checkpoint_(\d+)(?:_\d{8}_\d{6})?\.mdl")
 _MARKED = "hdf5-0.5"
+_SHORTEST = 512
+"""Bytes that every encoding needs for its first header."""
 _VANISHED = 1e-30
 """A power of beta2 below which the number of updates cannot be told from it."""
 
@@ -74,9 +76,9 @@ class Settled:
             with open_checkpoint(path) as opened:
                 return settled or opened.encoding == _MARKED
         except InvalidDataError as error:
-            if error.reason != UNREADABLE:
+            if settled and status.st_size >= _SHORTEST and error.reason != UNREADABLE:
                 raise
-            return False
+            return False  # begun, and not yet to be recognised
 
 
 def register(

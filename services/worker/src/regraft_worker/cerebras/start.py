@@ -15,6 +15,7 @@ from regraft.cerebrassite import CerebrasSite
 from regraft.errors import InvalidInputError
 from regraft.ports import Progress
 from regraft.specs import AttemptRef, CerebrasTargetSpec, TrainingSpec
+from regraft_worker.cerebras.carrying import write_step_mdl
 from regraft_worker.cerebras.command import Mode, client_words
 from regraft_worker.cerebras.options import options_of
 from regraft_worker.cerebras.quiet import Quiet, stop_if_asked
@@ -24,7 +25,6 @@ from regraft_worker.conversion.formats import format_named
 from regraft_worker.conversion.transfer import transfer
 from regraft_worker.trainer.checkpoint import read_state
 from regraft_worker.trainer.weights import Description
-from regraft_worker.zoo.mdl import Position, write_mdl
 
 PARAMS, STARTED, START = "params.yaml", "started.json", "start"
 _MAP_READER_SINCE = (2, 0)
@@ -164,15 +164,6 @@ def _from_step(asked: Asked, folder: Path, start: Path) -> Path:
     """Weights, moments, step, schedule and position in the data."""
     made = folder / START
     made.mkdir()
-    state = read_state(start)
-    release = numbers(asked.site.release)
-    era = "1.8" if release < (2, 0) else "2.0" if is_flat(asked.site.release) else "2.10"
-    position = Position(
-        samples=state.dataloader.samples_streamed,
-        seed=asked.training.seed,
-        map_style=release >= _MAP_READER_SINCE,
-        shuffle=asked.training.shuffle,
-    )
-    path = made / f"step-{state.step:08d}.mdl"
-    write_mdl(path, start, step=state.step, training=asked.training, era=era, position=position)
+    path = made / f"step-{read_state(start).step:08d}.mdl"
+    write_step_mdl(path, start, training=asked.training, release=asked.site.release)
     return path
