@@ -33,11 +33,11 @@ from regraft_worker.trainer.data import as_features, samples_of
 from regraft_worker.trainer.distributed import replicate, settle, shard, synchronised, world_for
 from regraft_worker.trainer.inputs import Inputs
 from regraft_worker.trainer.microbatch import micro_batch
-from regraft_worker.trainer.optimizer import local
 from regraft_worker.trainer.optimizers import moments_of, optimizer_for
-from regraft_worker.trainer.placing import load_moments, load_weights, whole
+from regraft_worker.trainer.placing import load_moments, load_weights
 from regraft_worker.trainer.precision import LossScaler
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.shards import local, whole
 from regraft_worker.trainer.snapshot import HostBuffers, Snapshot
 from regraft_worker.trainer.targets import Target
 from regraft_worker.trainer.weights import load_model
