@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from regraft.errors import RegraftError
 from regraft.jobs import ReasonClass
 from regraft.ports import NullProgress, Progress
+from regraft.sizing import Setup
 from regraft.specs import TrainingSpec
 from regraft_worker.model.decoder import Decoder
 from regraft_worker.model.loss import divisor_of, training_loss
@@ -98,11 +99,10 @@ class TrainStep:
         self.world: World = world_for(target)
         self.micro = micro_batch(
             spec,
-            inputs.description,
-            length=inputs.train.parts[0].dataset.max_sequence_length,
+            inputs.description.architecture,
+            self._setup(),
+            device=target.device,
             memory_bytes=target.memory_bytes(),
-            processes=self.world.size,
-            sharded=target.strategy == "fsdp",
         )
         (progress or NullProgress()).event(self.micro.why, data={"micro_batch_size": self.micro.size})
         self.model = self._placed(start or inputs.base).train()
@@ -116,6 +116,20 @@ class TrainStep:
         self._host = HostBuffers()
         if start is not None:
             self._restore_optimizer(start)
+
+    def _setup(self) -> Setup:
+        """What decides about memory."""
+        a = self.inputs.description.architecture
+        return Setup(
+            batch_size=self.spec.batch_size,
+            length=self.inputs.train.parts[0].dataset.max_sequence_length,
+            precision=self.spec.precision,
+            optimizer=self.spec.optimizer.name,
+            checkpointing=self.spec.activation_checkpointing,
+            strategy=self.target.strategy,
+            devices=self.world.size,
+            dropout=max(a.embedding_dropout, a.attention_dropout, a.residual_dropout) > 0,
+        )
 
     def __call__(self, step: int) -> Outcome:
         """Make step `step`, counted from 1.
