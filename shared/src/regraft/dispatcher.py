@@ -62,7 +62,7 @@ def serve(settings: Settings) -> None:
     """Run a dispatcher in this process until SIGTERM or SIGINT."""
     log_to_stderr(settings)
     broker = Broker(make_celery(settings))
-    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker, Pulse(settings.alive_file))
+    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker, Pulse(settings.pulse_path))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop.set())
     log.info("dispatching")

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     """An idle worker looks for ready stages in the database this often, whatever the broker does."""
     log_bytes: int = Field(16 * 1024**2, ge=4096)
     """Size at which the log of a stage process is rotated; four older parts are kept."""
-    alive_file: str = ""
+    pulse_path: str = ""
     """File that dispatcher and workers touch while they turn, for health checks of containers. Empty: none."""
     log_level: str = "INFO"
     """Level of the processes' own logs."""

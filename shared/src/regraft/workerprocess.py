@@ -57,7 +57,7 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
     supervisor.clear_away()
-    beat = Heartbeat(Workers(engine), name, service, Pulse(settings.alive_file))
+    beat = Heartbeat(Workers(engine), name, service, Pulse(settings.pulse_path))
     poller = Poller(supervisor, service.queues, on_start=beat.start)
     # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
     # only once the broker has answered.
