@@ -9,10 +9,11 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
-from containers import OF_OURS, Deployed, clean_clone, deployed
+from containers import OF_OURS, ROOT, Deployed, clean_clone, deployed
 
 from helpers import eventually
 
@@ -127,7 +128,11 @@ def test_a_worker_killed_in_mid_train_costs_nothing_but_time(running: Deployed, 
     running.compose("up", "--detach", "--no-build", "worker")
     ended = running.await_end(job_id)
     assert ended["status"] == "succeeded", ended["message"]
-    assert running.stage(job_id, "train")["epoch"] >= 2
+    first = running.stage(job_id, "train")["attempts"][0]
+    assert (first["status"], first["reason"]) == ("failed", "worker_lost")
+    told = [event["data"]["step"] for event in running.client.events(job_id) if "going on from" in event["message"]]
+    assert told, "it began anew"
+    assert told[0] >= 20
     assert running.weights(ended) == running.weights(undisturbed)
 
 
@@ -142,6 +147,7 @@ def test_a_worker_that_is_stopped_saves_and_hands_its_stage_back(running: Deploy
     running.compose("stop", "worker")
     stage = running.stage(job_id, "train")
     assert stage["status"] == "ready", "it was not handed back"
+    assert (stage["attempts"][0]["status"], stage["attempts"][0]["reason"]) == ("released", "worker_drained")
     assert [one["step"] for one in running.client.checkpoints(job_id)["data"]], "nothing was saved"
     running.compose("up", "--detach", "--no-build", "worker")
     assert running.await_end(job_id)["status"] == "succeeded"
@@ -166,6 +172,44 @@ def test_prometheus_key_reads_metrics_and_nothing_else(running: Deployed) -> Non
     assert 'regraft_jobs{status="succeeded"}' in running.compose(*execute, "http://api:8000/metrics", "GET", stdin=key)
     with pytest.raises(AssertionError, match="403"):
         running.compose(*execute, "http://api:8000/jobs", "POST", stdin=key)
+
+
+def has_image(running: Deployed, service: str) -> bool:
+    """Whether an image of others is here or can be pulled."""
+    image = running.compose("--profile", "*", "config", "--images", service).split()[0]
+    here = running.compose.docker("image", "ls", "--quiet", image).strip()
+    return bool(here) or not running.compose.fails("--profile", "*", "pull", service)
+
+
+def queried(running: Deployed, path: str, **query: str) -> Any:
+    """What Prometheus answers, asked from a container beside it."""
+    url = f"http://prometheus:9090/api/v1/{path}?{urlencode(query)}"
+    answer = json.loads(running.compose("exec", "-T", "dispatcher", "python", "-c", ASK, url, "GET", stdin="none"))
+    assert answer["status"] == "success"
+    return answer["data"]
+
+
+def test_prometheus_reads_the_api_and_understands_every_alert_and_panel(running: Deployed) -> None:
+    if not has_image(running, "prometheus"):
+        pytest.skip("the image of Prometheus cannot be had here")
+    running.compose("--profile", "observability", "up", "--detach", "--wait", "--no-build", "prometheus")
+    alive = 'up{job="regraft"} == 1'
+    eventually(lambda: queried(running, "query", query=alive)["result"], seconds=60, what="a scrape of the API")
+    rules = queried(running, "rules")["groups"][0]["rules"]
+    assert len(rules) >= 5
+    assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+    asked = [*(rule["query"] for rule in rules), *panels()]
+    assert len(asked) > 20
+    for expression in asked:
+        queried(running, "query", query=expression)
+    jobs = queried(running, "query", query='regraft_jobs{status="succeeded"}')["result"]
+    assert int(jobs[0]["value"][1]) >= 3
+
+
+def panels() -> list[str]:
+    """The expressions of the dashboard."""
+    board = json.loads((ROOT / "compose/grafana/dashboards/regraft.json").read_text())
+    return [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
 
 
 def test_the_s3_server_takes_the_key_of_the_secret_and_keeps_what_it_is_given(running: Deployed) -> None:
