@@ -233,13 +233,13 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(tmp_path: Path, monkeypatc
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_leftovers_of_a_killed_conversion_are_removed(tmp_path: Path) -> None:
+def test_the_leftovers_of_a_killed_conversion_of_a_config_are_removed(tmp_path: Path) -> None:
     base, out = sample(tmp_path / "base"), tmp_path / "out"
-    dead, alive = (out / f".part-pytorch_model_to_cs-1.8.mdl-{pid}" for pid in (2**22 + 1, 1))
+    dead, alive = (out / f".part-config_to_cs-1.8.yaml-{pid}" for pid in (2**22 + 1, 1))
     for folder in (dead, alive):
         folder.mkdir(parents=True)
         (folder / "half").write_bytes(b"x")
-    convert(base, "hf", "cs-1.8", out)
+    run("convert-config", base / "config.json", "--src-fmt", "hf", "--tgt-fmt", "cs-1.8", "--output-dir", out)
     assert (dead.exists(), alive.exists()) == (False, True)
 
 

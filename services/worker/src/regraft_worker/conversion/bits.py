@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
 import torch
 
 from regraft_worker.conversion.lazy import Lazy
+
+_WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
     """True when dtype, shape and every bit agree."""
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
-    return torch.equal(bits(left), bits(right))
+    left, right = bits(left), bits(right)
+    # The widest integers that both can be seen as: torch compares bytes seven times slower than words of eight.
+    word = next(word for word in _WORDS if _fits(left, word) and _fits(right, word))
+    return torch.equal(left.view(word), right.view(word))
 
 
 def same_values(left: Lazy, right: Lazy) -> bool:
@@ -24,3 +32,16 @@ def same_values(left: Lazy, right: Lazy) -> bool:
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """All bytes in order, shape (n,) uint8; of a contiguous tensor not copied."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest(lazy: Lazy, tick: Callable[[int], object] = lambda count: None) -> str:
+    """sha256 of the raw little-endian bytes; `tick` is told of those of each block."""
+    sha256 = hashlib.sha256()
+    for block in lazy.blocks():
+        sha256.update(bits(block).numpy())
+        tick(block.nbytes)
+    return sha256.hexdigest()
+
+
+def _fits(content: torch.Tensor, word: torch.dtype) -> bool:
+    return not (len(content) % word.itemsize or content.storage_offset() % word.itemsize)

@@ -19,7 +19,7 @@ import torch
 from regraft.errors import InterruptedStageError, InvalidDataError
 from regraft.families import parameter_count
 from regraft.ports import Progress
-from regraft_worker.conversion.bits import bits
+from regraft_worker.conversion.bits import bits, digest
 from regraft_worker.conversion.files_digest import FilesDigest
 from regraft_worker.conversion.in_transformers import SHARE, compare_with_transformers
 from regraft_worker.conversion.lazy import Lazy
@@ -158,7 +158,7 @@ def _compare(source: Side, digests: Digests, found: Mapping[str, Lazy], steps: S
             raise _not_exact(name, "no values at all")
         if (back.dtype, back.shape) != (given.dtype, given.shape):
             raise _not_exact(name, "another type or shape than was written")
-        if _digest(back, steps) != digests.tensors[name]:
+        if digest(back, steps.tick) != digests.tensors[name]:
             raise _not_exact(name, "other values than were written")
 
 
@@ -170,14 +170,6 @@ def _not_exact(name: str, what: str) -> InvalidDataError:
         remedy="Try again; if it stays, report it together with the checkpoint's config.json.",
         reason="conversion_not_exact",
     )
-
-
-def _digest(lazy: Lazy, steps: Steps) -> str:
-    sha256 = hashlib.sha256()
-    for block in lazy.blocks():
-        sha256.update(bits(block).numpy())
-        steps.tick(block.nbytes)
-    return sha256.hexdigest()
 
 
 def _check_finite(name: str, lazy: Lazy, block: torch.Tensor) -> None:
