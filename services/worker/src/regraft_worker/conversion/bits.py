@@ -1,4 +1,4 @@
-"""Equality of tensors bit for bit: 0.0 and -0.0 differ, equal NaNs do not."""
+"""The bits of tensors: equality (0.0 and -0.0 differ, equal NaNs do not), digests, and whether they are numbers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def same_values(left: Lazy, right: Lazy) -> bool:
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """All bytes in order, shape (n,) uint8; of a contiguous tensor not copied."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def is_finite(block: torch.Tensor) -> bool:
+    """True when every value is a number; of no floating point, always."""
+    if not block.is_floating_point() or not block.numel():
+        return True
+    # A NaN comes out as both extremes; unlike `isfinite` this needs no memory of the block's size.
+    low, high = torch.aminmax(block)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
 def digest(lazy: Lazy, tick: Callable[[int], object] = lambda count: None) -> str:

@@ -24,7 +24,6 @@ from regraft_worker.conversion.writers.base import Tick
 
 _FORMAT = "regraft transfer 1"
 """Part of what a run is known by: a change of what is written is a change of this."""
-_GB = 10**9
 
 
 class Made(NamedTuple):
@@ -128,4 +127,4 @@ def _kept(work: Work) -> str:
     if not kept:
         return ""
     files = f"{len(kept)} file{'s' if len(kept) > 1 else ''}"
-    return f"went on from an earlier run, which had finished {files} ({sum(kept.values()) / _GB:.3g} GB)"
+    return f"went on from an earlier run, which had finished {files} ({sum(kept.values()):,} bytes)"
