@@ -1,7 +1,7 @@
 """A checkpoint from one format to another: read lazily, mapped, written once, proven, and only then given its name.
 
 A run that is cut short is taken up again by the same call (see `transfer_making`).
-Memory is a few blocks whatever the size. The proof (see `transfer_proof`) reads source and result twice more, which is
+Memory is a few blocks whatever the size. The proof (see `transfer_proof`) reads source and result once more, which is
 the price.
 
 When not to use it: inside a job; the stages `convert` and `export` publish artifacts with manifests.
@@ -85,8 +85,8 @@ def transfer(
 
 
 def _work(model: list[Lazy], state: Carried) -> int:
-    """Bytes that go by: all are written and compared, the model's pass through a decoder on both sides."""
-    return sum(4 * lazy.nbytes for lazy in model) + sum(2 * lazy.nbytes for lazy in state.tensors.values())
+    """Bytes that go by: all are written and then compared, most of the model's on their way through the decoder."""
+    return sum(2 * lazy.nbytes for lazy in (*model, *state.tensors.values()))
 
 
 def _source_format(opened: Opened, name: str, target: Format) -> Format:
