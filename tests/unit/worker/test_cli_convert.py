@@ -294,6 +294,28 @@ def test_what_cannot_be_done_names_the_option(tmp_path: Path, options: list[str]
     assert not list(base.glob("*_to_*"))
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ([], "--data-dir"),
+        (["--data-dir", "data", "--job", "none.yaml"], "job file"),
+        (["--data-dir", "data"], "--output-dir"),
+    ],
+)
+def test_a_params_file_that_cannot_be_written_is_refused_before_the_conversion(
+    tmp_path: Path, options: list[str], field: str
+) -> None:
+    base = sample(tmp_path / "base", max_position_embeddings=512)
+    out, params = tmp_path / "out", tmp_path / "params.yaml"
+    params.write_text("there already")
+    with pytest.raises((InvalidInputError, ConflictError)) as caught:
+        convert(base, "hf", "cs-2.9", out, "--params-out", params, *options)
+    assert caught.value.field == field
+    assert not out.exists()
+    convert(base, "hf", "cs-2.9", out, "--params-out", params, "--data-dir", "data", "--overwrite")
+    assert "train_dataloader" in params.read_text() or "trainer" in params.read_text()
+
+
 def test_a_config_alone(tmp_path: Path, base: Path) -> None:
     edit_config(base, made_up=3)
     words = ("convert-config", base / "config.json", "--src-fmt", "hf", "--tgt-fmt", "cs-current")
