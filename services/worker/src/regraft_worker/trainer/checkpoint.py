@@ -71,6 +71,7 @@ def write(
         InvalidDataError: what is read back is not what was written.
     """
     final = step_folder(run, state.step)
+    snapshot.wait()
     state = state.model_copy(update={"scalars": snapshot.scalars})
     weights = own_to_hf(description.family, description.architecture, _lazies(snapshot.weights))
     with publish(final, kind="checkpoint") as draft:
