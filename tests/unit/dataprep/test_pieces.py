@@ -61,7 +61,7 @@ def test_the_bytes_are_those_of_lists_however_documents_are_batched(
         patch.setattr(piece_writer, "BATCH_CHARACTERS", characters)
         write_piece(Path(name) / "batches", documents)
         folders = [Path(name) / part for part in ("whole", "batches")]
-        files = [{path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".bin"} for folder in folders]
+        files = [{path.name: path.read_bytes() for path in folder.glob("*.bin")} for folder in folders]
         assert files[0] == files[1]
         own = [document.id for document in documents if document.text]
         assert [list(names(folder, count=len(own))) for folder in folders] == [own] * 2

@@ -73,7 +73,7 @@ class Gathered:
             size += int(documents["bytes"].sum(dtype=np.int64))
             dated = documents["timestamp"][documents["timestamp"] != NO_DATE]
             dates += [dated.min(), dated.max()] if len(dated) else []
-        first, last = (str(np.datetime64(int(date), "s")) for date in (min(dates), max(dates))) if dates else (None, None)
+        first, last = (str(np.datetime64(int(pick(dates)), "s")) if dates else None for pick in (min, max))
         return {"characters": characters, "bytes": size, "first": first, "last": last}
 
     @cached_property
