@@ -2,11 +2,12 @@
 
 The supervisor starts `python -m <service>.stage <stage>` with the task as the first line on standard input. Lines go to
 what was standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save
-and stop. The process dies with its supervisor. Further lines on standard input say until when it may go on (see
-`tether`): one whose supervisor sleeps through a lease ends itself before another can start in its place.
+and stop; SIGUSR1, sent only to stages that cannot save at any moment: stop when you have saved next. The process dies
+with its supervisor. Further lines on standard input say until when it may go on (see `tether`): one whose supervisor
+sleeps through a lease ends itself before another can start in its place.
 
-Line types: `step`, `artifact`, `event`, `invite`, `alive`, and last one of `result`, `error`, `stopped`. No such last
-line: it crashed.
+Line types: `step`, `artifact`, `event`, `invite`, `condition`, `stopping`, `alive`, and last one of `result`, `error`,
+`stopped`. No such last line: it crashed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class LineProgress:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._stop = threading.Event()
+        self._patient = False
         self._said = 0.0
 
     def step(
@@ -67,8 +69,17 @@ class LineProgress:
             self.write("alive")
         return self._stop.is_set()
 
-    def stop(self) -> None:
-        """Called by the signal handler."""
+    def condition(self, reason: str, message: str) -> None:
+        self.write("condition", reason=reason, message=message)
+
+    def postpone_stop(self, seconds: float) -> bool:
+        if self._patient:
+            self.write("stopping", seconds=seconds)
+        return self._patient
+
+    def stop(self, *, patient: bool = False) -> None:
+        """Called by the signal handler; `patient`: the next regular save may be waited for."""
+        self._patient = patient
         self._stop.set()
 
     def write(self, type_: str, **fields: Any) -> None:
@@ -85,6 +96,7 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
     progress = LineProgress(out)
     signal.signal(signal.SIGTERM, lambda *_: progress.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: progress.stop(patient=True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     task = sys.stdin.readline()
     hold(sys.stdin)

@@ -41,7 +41,8 @@ def make_app() -> typer.Typer:
         if group and group not in groups:
             groups[group] = typer.Typer(help=GROUPS.get(group), no_args_is_help=True)
             app.add_typer(groups[group], name=group)
-        (groups[group] if group else app).command(name)(function)
+        kind = getattr(function, "command_class", None)
+        (groups[group] if group else app).command(name, cls=kind)(function)
     return app
 
 

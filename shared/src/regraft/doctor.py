@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from regraft.cerebrassite import CerebrasSite
 from regraft.errors import RegraftError
 from regraft.jobstore import Workers, make_engine
 from regraft.jobstore.engine import alembic_config
@@ -39,7 +41,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Database, migrations, broker, storage, disk, devices, in that order."""
+    """Database, migrations, broker, storage, disk, devices, in that order; then a Cerebras client, if one is set."""
     engine: Engine | None = None
     try:
         engine = make_engine(settings)
@@ -52,6 +54,30 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if engine is not None:
         yield _guarded("devices", lambda: _devices(Workers(engine)))
         engine.dispose()
+    site = CerebrasSite()
+    if site.client:
+        yield cerebras(site)
+
+
+def cerebras(site: CerebrasSite) -> Finding:
+    """Whether this machine can be a client of the site's Cerebras cluster, and the cluster answers."""
+    missing = site.missing()
+    if missing:
+        remedy = "Mend the REGRAFT_CEREBRAS_ settings; workers here do not offer the target until then."
+        return Finding("cerebras", "failed", "; ".join(missing), remedy)
+    command = [*site.csctl_command, "get", "jobs"]
+    command += ["--namespace", site.mgmt_namespace] if site.mgmt_namespace else []
+    remedy = "Check the network and the configuration of csctl. Jobs wait meanwhile."
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=site.ask_seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("cerebras", "warning", f"csctl did not answer in {site.ask_seconds:g} s", remedy)
+    if asked.returncode:
+        said = (asked.stderr.strip() or asked.stdout.strip()).splitlines()[-1:]
+        return Finding("cerebras", "warning", f"csctl says: {''.join(said) or asked.returncode}", remedy)
+    return Finding("cerebras", "ok", f"release {site.release}; the cluster answers")
 
 
 def _database(engine: Engine) -> Iterator[Finding]:

@@ -35,8 +35,17 @@ class Progress(Protocol):
         Nothing depends on their coming.
         """
 
+    def condition(self, reason: str, message: str) -> None:
+        """What a running stage is at, or waits for, as long as nothing else is said: `waiting_for_appliance`."""
+
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
+
+    def postpone_stop(self, seconds: float) -> bool:
+        """Asked to stop: may it take so many seconds more, until it has saved? False: the time it has is all there is.
+
+        To be asked again before they are over.
+        """
 
 
 class NullProgress:
@@ -56,5 +65,11 @@ class NullProgress:
     def invite(self, where: str, *, workers: int) -> None:
         return
 
+    def condition(self, reason: str, message: str) -> None:
+        return
+
     def should_stop(self) -> bool:
+        return False
+
+    def postpone_stop(self, seconds: float) -> bool:
         return False

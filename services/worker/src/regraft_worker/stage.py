@@ -6,13 +6,19 @@ import sys
 
 from regraft import child
 from regraft.ports import Progress
-from regraft.specs import ConvertTask, EvaluateTask, ExportTask, Spec, TrainTask
+from regraft.specs import ConvertTask, EvaluateTask, ExportTask, PreflightTask, Spec, TrainTask
 
 
 def _convert(task: str, progress: Progress) -> Spec:
     from regraft_worker.conversion.convert import convert
 
     return convert(ConvertTask.model_validate_json(task), progress)
+
+
+def _preflight(task: str, progress: Progress) -> Spec:
+    from regraft_worker.launch import preflight
+
+    return preflight(PreflightTask.model_validate_json(task), progress)
 
 
 def _train(task: str, progress: Progress) -> Spec:
@@ -34,4 +40,5 @@ def _export(task: str, progress: Progress) -> Spec:
 
 
 if __name__ == "__main__":
-    sys.exit(child.run({"convert": _convert, "train": _train, "evaluate": _evaluate, "export": _export}))
+    before = {"preflight": _preflight, "convert": _convert}
+    sys.exit(child.run({**before, "train": _train, "evaluate": _evaluate, "export": _export}))
