@@ -76,7 +76,7 @@ class Attempt:
         """Until the process has ended and everything it said is written."""
         try:
             while self._child.poll() is None:
-                self._reader.wait(POLL_SECONDS)
+                self._wait()
                 self._keep_in_touch()
                 self._enforce()
             self._clear_away()
@@ -85,6 +85,14 @@ class Attempt:
         finally:
             self._clear_away()
         return self._outcome()
+
+    def _wait(self) -> None:
+        """Until it has said something, or has ended, or it is time to look after it."""
+        if self._reader.ended:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(POLL_SECONDS)
+        else:
+            self._reader.wait(POLL_SECONDS)
 
     def _start(self, module: str) -> subprocess.Popen[str]:
         claim = self._claim

@@ -14,6 +14,7 @@ from regraft.jobstore.reading import Reading
 from regraft.queue import Broker
 from regraft.settings import Settings
 from regraft_api.hub import Hub
+from regraft_api.nudge import Nudge
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Context:
     workers: Workers
     broker: Broker
     hub: Hub
+    nudge: Nudge
     registry: CollectorRegistry
 
 
