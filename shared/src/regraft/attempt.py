@@ -18,6 +18,7 @@ from pathlib import Path
 
 from regraft import verdict
 from regraft.child import SUPERVISOR
+from regraft.environment import SUFFIX
 from regraft.errors import FencedError
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
@@ -31,7 +32,8 @@ from regraft.tether import Tether
 POLL_SECONDS = 0.5
 MARK = "REGRAFT_ATTEMPT"
 """Environment variable that a stage process and everything it starts carries."""
-KEPT_FROM_CHILDREN = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL")
+_SECRETS = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL", "REGRAFT_API_KEY")
+KEPT_FROM_CHILDREN = {*_SECRETS, *(name + SUFFIX for name in _SECRETS)}
 
 
 class Attempt:

@@ -76,6 +76,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs retry": cli_jobs.retry,
         "jobs clone": cli_jobs.clone,
         "keys create": cli_keys.create,
+        "keys adopt": cli_keys.adopt,
         "keys list": cli_keys.list_,
         "keys revoke": cli_keys.revoke,
         "doctor": cli_doctor.doctor,

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from regraft.jobstore import UNREACHABLE, Announcements, make_engine
 from regraft.logs import log_to_stderr
+from regraft.pulse import Pulse
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 
@@ -25,15 +26,17 @@ SWEEP_EVERY = 8  # polls
 class Dispatcher:
     """Call `run` in the main thread of a process; set `stop` from a signal handler."""
 
-    def __init__(self, announcements: Announcements, broker: Broker) -> None:
+    def __init__(self, announcements: Announcements, broker: Broker, pulse: Pulse | None = None) -> None:
         self._announcements = announcements
         self._broker = broker
+        self._pulse = pulse or Pulse("")
         self.stop = threading.Event()
 
     def run(self) -> None:
         """Loop until `stop` is set; an unreachable server is waited for."""
         turn = 0
         while not self.stop.is_set():
+            self._pulse.beat()
             try:
                 sent = self.once(sweep=turn % SWEEP_EVERY == 0)
             except (*UNREACHABLE, Broker.Unreachable, RedisError) as error:
@@ -59,7 +62,7 @@ def serve(settings: Settings) -> None:
     """Run a dispatcher in this process until SIGTERM or SIGINT."""
     log_to_stderr(settings)
     broker = Broker(make_celery(settings))
-    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker)
+    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker, Pulse(settings.alive_file))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop.set())
     log.info("dispatching")
