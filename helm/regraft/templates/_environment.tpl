@@ -91,6 +91,12 @@
 {{- if eq .root.Values.storage.kind "s3" }}
 {{- include "regraft.storageEnv" .root }}
 {{- end }}
+{{- with dig "cerebras" "userName" "" (default (dict) .options) }}
+- name: USER
+  value: {{ . }}
+- name: LOGNAME
+  value: {{ . }}
+{{- end }}
 {{- with .root.Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -20,7 +20,7 @@
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}
 {{- fail "httpRoute.parentRefs is empty: name the Gateway that the route is attached to" }}
 {{- end }}
-{{- if and $v.metrics.serviceMonitor.enabled (not $v.metrics.serviceMonitor.keySecret) }}
+{{- if and $v.metrics.serviceMonitor.enabled (not (or $v.metrics.serviceMonitor.keySecret $v.keys.existingSecret)) }}
 {{- fail "metrics.serviceMonitor.keySecret is empty: /metrics asks for a key; make one with `regraft keys create --scope read` and name its secret" }}
 {{- end }}
 {{- if and $v.api.autoscaling.enabled (gt (int $v.api.autoscaling.minReplicas) (int $v.api.autoscaling.maxReplicas)) }}
