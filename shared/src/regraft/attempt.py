@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 MARK = "REGRAFT_ATTEMPT"
 """Environment variable that a stage process and everything it starts carries."""
 _SECRETS = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL", "REGRAFT_API_KEY")
-KEPT_FROM_CHILDREN = {*_SECRETS, *(name + SUFFIX for name in _SECRETS)}
+KEPT_FROM_CHILDREN = {*_SECRETS, "PGPASSWORD", "REDIS_PASSWORD", *(name + SUFFIX for name in _SECRETS)}
 
 
 class Attempt:
