@@ -7,6 +7,7 @@ through a `Progress`; `NullProgress` is the default, so that each of them runs f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol
 
 Level = Literal["info", "warn", "error"]
@@ -35,6 +36,12 @@ class Progress(Protocol):
         Nothing depends on their coming.
         """
 
+    def is_kept(self, folder: Path) -> bool:
+        """Whether the artifact that would be published as `folder` is kept elsewhere, where storage is no folder.
+
+        Then its manifest is in `folder` afterwards, and it need not be made.
+        """
+
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
 
@@ -55,6 +62,9 @@ class NullProgress:
 
     def invite(self, where: str, *, workers: int) -> None:
         return
+
+    def is_kept(self, folder: Path) -> bool:
+        return False
 
     def should_stop(self) -> bool:
         return False
