@@ -24,6 +24,7 @@ from regraft.jobs import StageName
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
 from regraft.memorycontrol import oom_kills
+from regraft.mirrored import mirror_environment
 from regraft.plan import task_for
 from regraft.processes import kill_marked
 from regraft.runlog import RunLog, secrets_in
@@ -112,7 +113,7 @@ class Attempt:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=child_environment(self._settings, self._mark),
+            env=child_environment(self._settings, self._mark, epoch=claim.epoch),
         )
         assert child.stdin is not None
         with suppress(BrokenPipeError):  # it died at once, and its exit status tells
@@ -227,11 +228,14 @@ class Attempt:
         return before is not None and after is not None and after > before
 
 
-def child_environment(settings: Settings, mark: str) -> dict[str, str]:
+def child_environment(settings: Settings, mark: str, *, epoch: int = 0) -> dict[str, str]:
     """This process's, without what a core has no business with."""
     name, _, value = mark.partition("=")
     kept = {key: text for key, text in os.environ.items() if key not in KEPT_FROM_CHILDREN}
-    return {**kept, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
+    storage = mirror_environment(
+        settings.storage_root, settings.cache_folder, most_bytes=settings.cache_bytes, epoch=epoch
+    )
+    return {**kept, **storage, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

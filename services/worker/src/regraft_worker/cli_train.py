@@ -133,6 +133,9 @@ class TerminalProgress:
     def invite(self, where: str, *, workers: int) -> None:
         return
 
+    def is_kept(self, folder: Path) -> bool:
+        return False
+
     def should_stop(self) -> bool:
         return self._stop
 
