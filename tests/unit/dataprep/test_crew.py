@@ -26,7 +26,7 @@ from regraft_dataprep.encoders import Encoded, GigatokenEncoder
 from regraft_dataprep.hands import Hands
 from regraft_dataprep.pipeline import prepare
 from regraft_dataprep.resources import Resources
-from regraft_dataprep.work import STALE_SECONDS, WorkFolder
+from regraft_dataprep.work import BEAT_SECONDS, STALE_SECONDS, WorkFolder
 from unit.dataprep.test_pipeline import files_of, task, work_folders
 
 EVERYTHING: dict[str, Any] = {
@@ -363,6 +363,17 @@ def test_a_claim_holds_while_its_owner_lives(tmp_path: Path) -> None:
     work.beat(["unit", "of nobody"])
     claim.write_text(claim.read_text().rpartition("-")[0] + f"-{dead_process()}")
     assert work.claim("unit")  # its owner is gone
+
+
+def test_a_claim_whose_owner_was_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "work")
+    claim = work.path / ".claims" / "unit"
+    claim.touch()
+    assert not work.claim("unit")  # its owner may be about to write its name
+    old = claim.stat().st_mtime - BEAT_SECONDS - 1
+    os.utime(claim, (old, old))
+    assert not work.is_claimed("unit")
+    assert work.claim("unit")
 
 
 def test_drafts_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path: Path) -> None:
