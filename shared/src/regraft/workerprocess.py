@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, signals
 from celery.worker import WorkController
 from sqlalchemy import Engine
 
+from regraft.discover import version_of
 from regraft.jobstore import UNREACHABLE, Leases, Workers
 from regraft.pulse import Pulse
 from regraft.queue import hand_over, invite, is_busy, register, register_assistance
@@ -164,7 +164,7 @@ class Heartbeat:
         self._workers.seen(
             self._name,
             service=service.name,
-            version=version("regraft"),
+            version=version_of("regraft"),
             queues=service.queues,
             offers=service.offers,
         )
