@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     redis_url: str = ""
     """Redis or Valkey, e.g. `redis://:password@host:6379/0`. Empty: `regraft up` starts its own."""
     storage_uri: str = ""
-    """Where artifacts go; every service must see it. Empty: `storage` under `home`."""
+    """Where artifacts go: a folder that every service sees, or `s3://bucket/prefix`. Empty: `storage` under `home`."""
+    cache_bytes: int = Field(0, ge=0)
+    """With storage on S3: what copies of artifacts may take on a worker's disk; those that nothing uses are deleted
+    beyond it. 0: no limit."""
     api_host: str = "127.0.0.1"
     """Address the API listens on."""
     api_port: int = Field(8000, ge=0, le=65535)
@@ -87,7 +90,7 @@ class Settings(BaseSettings):
     """An idle worker looks for ready stages in the database this often, whatever the broker does."""
     log_bytes: int = Field(16 * 1024**2, ge=4096)
     """Size at which the log of a stage process is rotated; four older parts are kept."""
-    alive_file: str = ""
+    pulse_path: str = ""
     """File that dispatcher and workers touch while they turn, for health checks of containers. Empty: none."""
     log_level: str = "INFO"
     """Level of the processes' own logs."""
@@ -121,6 +124,11 @@ class Settings(BaseSettings):
     def storage_root(self) -> str:
         """`storage_uri`, or its default."""
         return self.storage_uri or (self.home / "storage").as_uri()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where a machine keeps its copies of artifacts, with storage on S3."""
+        return self.home / "cache"
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, signals
 from celery.worker import WorkController
 from sqlalchemy import Engine
 
+from regraft.discover import version_of
 from regraft.jobstore import UNREACHABLE, Leases, Workers
 from regraft.pulse import Pulse
 from regraft.queue import hand_over, invite, is_busy, register, register_assistance
@@ -57,7 +57,7 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
     supervisor.clear_away()
-    beat = Heartbeat(Workers(engine), name, service, Pulse(settings.alive_file))
+    beat = Heartbeat(Workers(engine), name, service, Pulse(settings.pulse_path))
     poller = Poller(supervisor, service.queues, on_start=beat.start)
     # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
     # only once the broker has answered.
@@ -164,7 +164,7 @@ class Heartbeat:
         self._workers.seen(
             self._name,
             service=service.name,
-            version=version("regraft"),
+            version=version_of("regraft"),
             queues=service.queues,
             offers=service.offers,
         )

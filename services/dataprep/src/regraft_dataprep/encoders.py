@@ -111,10 +111,11 @@ class GigatokenEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._definition = _for_gigatoken(tokenizer)
-        self.forget()
+        self._fast: gigatoken.Tokenizer = gigatoken.Tokenizer.from_json(self._definition)
 
     def forget(self) -> None:
         """Load it again: it remembers every word that it has met, 100 bytes each, for ever."""
+        del self._fast  # or both would be there for a moment
         self._fast = gigatoken.Tokenizer.from_json(self._definition)
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:

@@ -27,9 +27,9 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
-from regraft.jobs import JobStatus, Priority, StageName, StageStatus
+from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.limits import has_a_slot, refuse_one_too_many
-from regraft.plan import queue_for
+from regraft.plan import queue_for, stages_for
 from regraft.specs import JobSpec
 from regraft.specs.versions import readable_before
 
@@ -193,7 +193,8 @@ def _insert(connection: Connection, wanted: _Wanted, row: dict[str, Any]) -> Acc
 
 def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:
     """The stages of a new job: those that need nothing are ready, if the job may start at all."""
-    ready = rules.now_ready(dict.fromkeys(StageName, StageStatus.PENDING)) if admitted else []
+    names = stages_for(spec)
+    ready = rules.now_ready(dict.fromkeys(names, StageStatus.PENDING)) if admitted else []
     return [
         {
             "name": name,
@@ -201,7 +202,7 @@ def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:
             "queue": queue_for(name, spec),
             "status": StageStatus.READY if name in ready else StageStatus.PENDING,
         }
-        for position, name in enumerate(rules.NEEDS)
+        for position, name in enumerate(names)
     ]
 
 
