@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from regraft.cerebrassite import CerebrasSite
 from regraft.errors import RegraftError
 from regraft.jobstore import Workers, make_engine
-from regraft.jobstore.engine import alembic_config
+from regraft.jobstore.engine import alembic_config, newer_schema
 from regraft.settings import Settings
 from regraft.storage import is_remote, local_path
 from regraft.storage.depot import Depot
@@ -104,6 +104,9 @@ def _migrations(engine: Engine) -> Finding:
         found = MigrationContext.configure(connection).get_current_revision()
     if found == newest:
         return Finding("migrations", "ok", f"the schema is at {found}, the newest")
+    if newer_schema(engine) is not None:
+        remedy = "It works with the next minor version's schema. Upgrade this process, or finish the rollback."
+        return Finding("migrations", "warning", f"the schema is at {found}, newer than this version", remedy)
     return Finding(
         "migrations", "failed", f"the schema is at {found or 'nothing'}, not {newest}", "Run `regraft migrate`."
     )
