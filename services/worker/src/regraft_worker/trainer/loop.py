@@ -73,6 +73,11 @@ def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:
 
 def say_again(run: Path, start: Path, progress: Progress, *, total: int) -> None:
     """Repeat what a kill may have lost on its way to whoever listens: reports are made at least once."""
+    ledger = checkpoint.read_state(start).ledger
+    saved = [step_folder(run, segment.last) for segment in (ledger.segments if ledger else ())]
+    for folder in saved:
+        if not folder.is_dir():
+            progress.artifact("pruned", to_uri(folder), {})
     for folder, summary in checkpoint.summaries(run):
         if folder <= start:
             progress.artifact("checkpoint", to_uri(folder), summary)
