@@ -18,11 +18,13 @@ from pathlib import Path
 
 from regraft import verdict
 from regraft.child import SUPERVISOR
+from regraft.environment import SUFFIX
 from regraft.errors import FencedError
 from regraft.jobs import StageName
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
 from regraft.memorycontrol import oom_kills
+from regraft.mirrored import mirror_environment
 from regraft.plan import task_for
 from regraft.processes import kill_marked
 from regraft.runlog import RunLog, secrets_in
@@ -33,7 +35,8 @@ from regraft.tether import Tether
 POLL_SECONDS = 0.5
 MARK = "REGRAFT_ATTEMPT"
 """Environment variable that a stage process and everything it starts carries."""
-KEPT_FROM_CHILDREN = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL")
+_SECRETS = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL", "REGRAFT_API_KEY")
+KEPT_FROM_CHILDREN = {*_SECRETS, "PGPASSWORD", "REDIS_PASSWORD", *(name + SUFFIX for name in _SECRETS)}
 
 
 class Attempt:
@@ -74,7 +77,7 @@ class Attempt:
         """Until the process has ended and everything it said is written."""
         try:
             while self._child.poll() is None:
-                self._reader.wait(POLL_SECONDS)
+                self._wait()
                 self._keep_in_touch()
                 self._enforce()
             self._clear_away()
@@ -83,6 +86,14 @@ class Attempt:
         finally:
             self._clear_away()
         return self._outcome()
+
+    def _wait(self) -> None:
+        """Until it has said something, or has ended, or it is time to look after it."""
+        if self._reader.ended:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(POLL_SECONDS)
+        else:
+            self._reader.wait(POLL_SECONDS)
 
     def _start(self, module: str) -> subprocess.Popen[str]:
         claim = self._claim
@@ -102,7 +113,7 @@ class Attempt:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=child_environment(self._settings, self._mark),
+            env=child_environment(self._settings, self._mark, epoch=claim.epoch),
         )
         assert child.stdin is not None
         with suppress(BrokenPipeError):  # it died at once, and its exit status tells
@@ -217,11 +228,14 @@ class Attempt:
         return before is not None and after is not None and after > before
 
 
-def child_environment(settings: Settings, mark: str) -> dict[str, str]:
+def child_environment(settings: Settings, mark: str, *, epoch: int = 0) -> dict[str, str]:
     """This process's, without what a core has no business with."""
     name, _, value = mark.partition("=")
     kept = {key: text for key, text in os.environ.items() if key not in KEPT_FROM_CHILDREN}
-    return {**kept, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
+    storage = mirror_environment(
+        settings.storage_root, settings.cache_folder, most_bytes=settings.cache_bytes, epoch=epoch
+    )
+    return {**kept, **storage, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

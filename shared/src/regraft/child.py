@@ -20,18 +20,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from regraft.errors import InterruptedStageError, RegraftError
 from regraft.jobs import ReasonClass
-from regraft.ports import Level, Progress
+from regraft.mirrored import StageFunction, through
+from regraft.ports import Level
 from regraft.processes import die_with
-from regraft.specs import Spec
 from regraft.tether import hold
-
-StageFunction = Callable[[str, Progress], Spec]
-"""Takes the task as JSON and a progress port, returns the result."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SUPERVISOR = "REGRAFT_SUPERVISOR_PID"
@@ -45,6 +43,7 @@ class LineProgress:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._patient = False
         self._said = 0.0
@@ -62,6 +61,9 @@ class LineProgress:
 
     def invite(self, where: str, *, workers: int) -> None:
         self.write("invite", where=where, workers=workers)
+
+    def is_kept(self, folder: Path) -> bool:
+        return False
 
     def should_stop(self) -> bool:
         # Who asks has come round its loop: that is progress, also where there is no figure to report.
@@ -84,9 +86,10 @@ class LineProgress:
 
     def write(self, type_: str, **fields: Any) -> None:
         """One line, out at once."""
-        self._said = time.monotonic()
-        self._out.write(json.dumps({"type": type_, **fields}) + "\n")
-        self._out.flush()
+        with self._lock:
+            self._said = time.monotonic()
+            self._out.write(json.dumps({"type": type_, **fields}) + "\n")
+            self._out.flush()
 
 
 def run(functions: Mapping[str, StageFunction]) -> int:
@@ -100,7 +103,7 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     task = sys.stdin.readline()
     hold(sys.stdin)
-    return call(functions[sys.argv[1]], task, progress)
+    return call(through(functions[sys.argv[1]], os.environ), task, progress)
 
 
 def call(function: StageFunction, task: str, progress: LineProgress) -> int:

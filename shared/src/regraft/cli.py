@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, cli_storage, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -63,6 +63,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "drain on": cli_operations.drain_on,
         "drain off": cli_operations.drain_off,
         "limits": cli_operations.limits,
+        "storage clean": cli_storage.clean,
         "plan": cli_plan.plan,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
@@ -77,6 +78,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs retry": cli_jobs.retry,
         "jobs clone": cli_jobs.clone,
         "keys create": cli_keys.create,
+        "keys adopt": cli_keys.adopt,
         "keys list": cli_keys.list_,
         "keys revoke": cli_keys.revoke,
         "doctor": cli_doctor.doctor,

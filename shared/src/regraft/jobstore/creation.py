@@ -16,6 +16,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from psycopg.errors import LockNotAvailable
@@ -29,6 +31,7 @@ from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.limits import has_a_slot, refuse_one_too_many
 from regraft.plan import queue_for, stages_for
 from regraft.specs import JobSpec
+from regraft.specs.versions import readable_before
 
 IN_FLIGHT = "idempotency_in_flight"
 _CREATE = text("""
@@ -134,7 +137,7 @@ class _Wanted:
             "counted": counted,
             "priority": int(Priority.named(self.spec.priority)),
             "name": self.spec.name,
-            "spec": json.dumps(self.content),
+            "spec": json.dumps(readable_before(self.spec, self.content, version=_own_version())),
             "labels": json.dumps(self.content["labels"]),
             "warnings": json.dumps(self.warnings),
             "status": str(JobStatus.QUEUED),
@@ -147,6 +150,11 @@ class _Wanted:
     def digest(self) -> str:
         """Of what is asked for."""
         return hashlib.sha256(json.dumps(self.content).encode()).hexdigest() if self.key else ""
+
+
+@cache
+def _own_version() -> str:
+    return version("regraft")
 
 
 def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:

@@ -70,6 +70,7 @@ def write(
         OSError: it cannot be written; nothing of it stays.
         InvalidDataError: what is read back is not what was written.
     """
+    snapshot.wait()
     state = state.model_copy(update={"scalars": snapshot.scalars})
     weights = own_to_hf(description.family, description.architecture, _lazies(snapshot.weights))
     moments = _lazies(snapshot.moments).values()
