@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny_runs
-import torch
 from safetensors.torch import load_file
 
 from appliance.install import Appliance, install
@@ -103,9 +102,9 @@ class Cluster:
         """Kind and phase of the cluster's jobs, the oldest first."""
         return [(job["kind"], job["phase"]) for job in self.appliance.jobs()]
 
-    def cancels(self) -> list[list[str]]:
-        """Calls of `csctl cancel`."""
-        return self.appliance.calls("cancel", "job")
+    def cancels(self) -> list[str]:
+        """What `csctl cancel` was called for."""
+        return [words[2] for words in self.appliance.calls("cancel", "job")]
 
 
 def farthest(first: str | Path, second: str | Path) -> float:
@@ -125,7 +124,3 @@ def soon(is_so: Callable[[], bool], *, seconds: float = 20) -> None:
     while not is_so():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)
-
-
-def quiet_torch() -> None:
-    torch.set_num_threads(1)

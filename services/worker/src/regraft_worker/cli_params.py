@@ -96,6 +96,24 @@ def write_params(
     typer.echo(f"Params saved to {output}")
 
 
+def check_params(output: Path, *, job: Path | None, data_dir: str, overwrite: bool, recipe: str = _RECIPE) -> None:
+    """Refuse what `write_params` would refuse whatever the checkpoint is, before anything is converted for it.
+
+    Raises:
+        InvalidInputError: the job is not valid, or there is no data folder.
+        ConflictError: the file is there already.
+    """
+    from regraft_worker.conversion.parted import refuse_existing
+
+    if not data_dir:
+        raise InvalidInputError(
+            "must be given", field="--data-dir", remedy="Name the folder that will hold train and eval."
+        )
+    _job(job, recipe)
+    if not overwrite:
+        refuse_existing(output)
+
+
 def _for_the_cluster(
     job: JobSpec, section: Mapping[str, object], release: str, data_dir: str, model_dir: str, checkpoint: str
 ) -> ParamsFile:
@@ -115,24 +133,6 @@ def _for_the_cluster(
     found = render(job.training, section, release=release, places=places, options=options)
     flags = [f"give the client {' '.join(found.flags)}: this release has no key for it"] if found.flags else []
     return ParamsFile(found.content, found.notes + flags)
-
-
-def check_params(output: Path, *, job: Path | None, data_dir: str, overwrite: bool, recipe: str = _RECIPE) -> None:
-    """Refuse what `write_params` would refuse whatever the checkpoint is, before anything is converted for it.
-
-    Raises:
-        InvalidInputError: the job is not valid, or there is no data folder.
-        ConflictError: the file is there already.
-    """
-    from regraft_worker.conversion.parted import refuse_existing
-
-    if not data_dir:
-        raise InvalidInputError(
-            "must be given", field="--data-dir", remedy="Name the folder that will hold train and eval."
-        )
-    _job(job, recipe)
-    if not overwrite:
-        refuse_existing(output)
 
 
 def _job(path: Path | None, recipe: str) -> JobSpec:

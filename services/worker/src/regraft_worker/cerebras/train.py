@@ -123,7 +123,7 @@ class _Run:
             return
         self.state = continued_state(self.task, self.inputs, newest)
         if not told:
-            say_again(self.run, self.state, newest, self.progress, total=self.inputs.max_steps)
+            say_again(self.run, newest, self.progress, total=self.inputs.max_steps)
 
     def _take_in(self, runs: Path) -> None:
         """What earlier attempts saved and did not live to tell of; not what another target has gone past since."""

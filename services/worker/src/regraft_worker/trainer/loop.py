@@ -51,7 +51,7 @@ def train(task: TrainTask, progress: Progress | None = None, *, world: World | N
         start = _agreed_start(run, progress, world)
         state = fresh_state(task, inputs) if start is None else continued_state(task, inputs, start)
         if start is not None:
-            say_again(run, state, start, progress, total=inputs.max_steps)
+            say_again(run, start, progress, total=inputs.max_steps)
             announce_handover(checkpoint.read_state(start), task.target, progress)
         if start is not None and (state.step == inputs.max_steps or state.stopped_early is not None):
             return result_of(run, state)
@@ -71,9 +71,10 @@ def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:
     return None if step < 0 else step_folder(run, step)
 
 
-def say_again(run: Path, state: TrainingState, start: Path, progress: Progress, *, total: int) -> None:
+def say_again(run: Path, start: Path, progress: Progress, *, total: int) -> None:
     """Repeat what a kill may have lost on its way to whoever listens: reports are made at least once."""
-    saved = [step_folder(run, segment.last) for segment in (state.ledger.segments if state.ledger else ())]
+    ledger = checkpoint.read_state(start).ledger
+    saved = [step_folder(run, segment.last) for segment in (ledger.segments if ledger else ())]
     for folder in saved:
         if not folder.is_dir():
             progress.artifact("pruned", to_uri(folder), {})
