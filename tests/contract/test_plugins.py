@@ -37,7 +37,7 @@ def test_a_target_says_what_there_is_and_refuses_what_there_is_not(name: str) ->
     facts = module.available()
     assert isinstance(facts["available"], bool)
     assert json.loads(json.dumps(facts)) == facts
-    if facts["available"]:
+    if facts["available"] and not hasattr(module, "run_stage"):
         target = module.Target(1)
         assert isinstance(target.device, str)
         with target.autocast("fp32"):

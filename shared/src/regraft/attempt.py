@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regraft import verdict
-from regraft.child import SUPERVISOR
+from regraft.child import LEAVE, SUPERVISOR
 from regraft.errors import FencedError
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
@@ -148,7 +148,7 @@ class Attempt:
         self._drained = wanted is Wanted.GO_ON and self._drain.is_set()
         if wanted is not Wanted.GO_ON or self._drained:
             self._asked, self._asked_at = wanted, time.monotonic()
-            self._child.send_signal(signal.SIGTERM)
+            self._child.send_signal(LEAVE if self._drained else signal.SIGTERM)
 
     def _enforce(self) -> None:
         """The deadlines: of a stop, and of silence."""

@@ -45,6 +45,9 @@ class Progress(Protocol):
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
 
+    def may_leave(self) -> bool:
+        """With `should_stop`: another worker will come, and what runs on other machines may go on meanwhile."""
+
 
 class NullProgress:
     """Reports to nobody and never stops."""
@@ -67,4 +70,7 @@ class NullProgress:
         return False
 
     def should_stop(self) -> bool:
+        return False
+
+    def may_leave(self) -> bool:
         return False
