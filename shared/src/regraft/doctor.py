@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from regraft.cerebrassite import CerebrasSite
 from regraft.errors import RegraftError
 from regraft.jobstore import Workers, make_engine
-from regraft.jobstore.engine import alembic_config
+from regraft.jobstore.engine import alembic_config, newer_schema
 from regraft.settings import Settings
 from regraft.storage import is_remote, local_path
 from regraft.storage.depot import Depot
@@ -41,7 +43,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Database, migrations, broker, storage, disk, devices, in that order."""
+    """Database, migrations, broker, storage, disk, devices, in that order; then a Cerebras client, if one is set."""
     engine: Engine | None = None
     try:
         engine = make_engine(settings)
@@ -54,6 +56,30 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if engine is not None:
         yield _guarded("devices", lambda: _devices(Workers(engine)))
         engine.dispose()
+    site = CerebrasSite()
+    if site.client:
+        yield cerebras(site)
+
+
+def cerebras(site: CerebrasSite) -> Finding:
+    """Whether this machine can be a client of the site's Cerebras cluster, and the cluster answers."""
+    missing = site.missing()
+    if missing:
+        remedy = "Mend the REGRAFT_CEREBRAS_ settings; workers here do not offer the target until then."
+        return Finding("cerebras", "failed", "; ".join(missing), remedy)
+    command = [*site.csctl_command, "get", "jobs"]
+    command += ["--namespace", site.mgmt_namespace] if site.mgmt_namespace else []
+    remedy = "Check the network and the configuration of csctl. Jobs wait meanwhile."
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=site.ask_seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("cerebras", "warning", f"csctl did not answer in {site.ask_seconds:g} s", remedy)
+    if asked.returncode:
+        said = (asked.stderr.strip() or asked.stdout.strip()).splitlines()[-1:]
+        return Finding("cerebras", "warning", f"csctl says: {''.join(said) or asked.returncode}", remedy)
+    return Finding("cerebras", "ok", f"release {site.release}; the cluster answers")
 
 
 def _database(engine: Engine) -> Iterator[Finding]:
@@ -78,6 +104,9 @@ def _migrations(engine: Engine) -> Finding:
         found = MigrationContext.configure(connection).get_current_revision()
     if found == newest:
         return Finding("migrations", "ok", f"the schema is at {found}, the newest")
+    if newer_schema(engine) is not None:
+        remedy = "It works with the next minor version's schema. Upgrade this process, or finish the rollback."
+        return Finding("migrations", "warning", f"the schema is at {found}, newer than this version", remedy)
     return Finding(
         "migrations", "failed", f"the schema is at {found or 'nothing'}, not {newest}", "Run `regraft migrate`."
     )

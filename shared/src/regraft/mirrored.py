@@ -119,11 +119,17 @@ class MirroredProgress:
     def is_kept(self, folder: Path) -> bool:
         return self._mirror.fetch_manifest(self._mirror.uri(folder))
 
+    def condition(self, reason: str, message: str) -> None:
+        self._inner.condition(reason, message)
+
     def should_stop(self) -> bool:
         return self._inner.should_stop()
 
     def may_leave(self) -> bool:
         return self._inner.may_leave()
+
+    def postpone_stop(self, seconds: float) -> bool:
+        return self._inner.postpone_stop(seconds)
 
     def _tell(self, kind: str, folder: Path, metadata: Mapping[str, object]) -> None:
         self._inner.artifact(kind, self._mirror.uri(folder), self._mirror.abroad(dict(metadata)))

@@ -36,6 +36,9 @@ class Progress(Protocol):
         Nothing depends on their coming.
         """
 
+    def condition(self, reason: str, message: str) -> None:
+        """What a running stage is at, or waits for, as long as nothing else is said: `waiting_for_appliance`."""
+
     def is_kept(self, folder: Path) -> bool:
         """Whether the artifact that would be published as `folder` is kept elsewhere, where storage is no folder.
 
@@ -47,6 +50,12 @@ class Progress(Protocol):
 
     def may_leave(self) -> bool:
         """With `should_stop`: another worker will come, and what runs on other machines may go on meanwhile."""
+
+    def postpone_stop(self, seconds: float) -> bool:
+        """Asked to stop: may it take so many seconds more, until it has saved? False: the time it has is all there is.
+
+        To be asked again before they are over.
+        """
 
 
 class NullProgress:
@@ -66,6 +75,9 @@ class NullProgress:
     def invite(self, where: str, *, workers: int) -> None:
         return
 
+    def condition(self, reason: str, message: str) -> None:
+        return
+
     def is_kept(self, folder: Path) -> bool:
         return False
 
@@ -73,4 +85,7 @@ class NullProgress:
         return False
 
     def may_leave(self) -> bool:
+        return False
+
+    def postpone_stop(self, seconds: float) -> bool:
         return False

@@ -20,6 +20,7 @@ from tiny_runs import contents, task, write_dataset, write_model
 
 from helpers import eventually
 from kubernetes_double import TOKEN, Double, kubernetes_double
+from regraft.child import LEAVE
 from regraft.errors import InvalidInputError
 from regraft.specs import TargetSpec
 from regraft.storage import Mirror, publish
@@ -210,7 +211,7 @@ def test_a_job_outlives_its_worker_and_ends_with_its_stage(
         leaves.await_lines("step", 20)
         assert "is taken over" in leaves.of("event")[0]["message"]
         assert double.jobs[name]["metadata"]["labels"][objects.EPOCH] == "2"
-        leaves.process.send_signal(signal.SIGUSR1)
+        leaves.process.send_signal(LEAVE)
         assert leaves.ended()["type"] == "stopped"
     assert double.jobs[name]["metadata"]["annotations"][objects.WATCHED] > "2"
     with stage(given, environment, epoch=1) as late:

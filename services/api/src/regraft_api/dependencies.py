@@ -15,6 +15,7 @@ from regraft.queue import Broker
 from regraft.settings import Settings
 from regraft_api.artifacts import Artifacts
 from regraft_api.hub import Hub
+from regraft_api.nudge import Nudge
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Context:
     workers: Workers
     broker: Broker
     hub: Hub
+    nudge: Nudge
     registry: CollectorRegistry
     artifacts: Artifacts
 

@@ -9,7 +9,16 @@ import sys
 from regraft import child, discover
 from regraft.mirrored import StageFunction, mirror_of, through
 from regraft.ports import Progress
-from regraft.specs import ConvertTask, EvaluateResult, EvaluateTask, ExportTask, Spec, TrainResult, TrainTask
+from regraft.specs import (
+    ConvertTask,
+    EvaluateResult,
+    EvaluateTask,
+    ExportTask,
+    PreflightTask,
+    Spec,
+    TrainResult,
+    TrainTask,
+)
 from regraft.storage import local_path
 
 
@@ -17,6 +26,12 @@ def _convert(task: str, progress: Progress) -> Spec:
     from regraft_worker.conversion.convert import convert
 
     return convert(ConvertTask.model_validate_json(task), progress)
+
+
+def _preflight(task: str, progress: Progress) -> Spec:
+    from regraft_worker.launch import preflight
+
+    return preflight(PreflightTask.model_validate_json(task), progress)
 
 
 def _train_here(task: str, progress: Progress) -> Spec:
@@ -57,6 +72,7 @@ def _export(task: str, progress: Progress) -> Spec:
 
 
 FUNCTIONS = {
+    "preflight": through(_preflight, os.environ),
     "convert": through(_convert, os.environ),
     "train": _on_target("train", _train_here, TrainResult),
     "evaluate": _on_target("evaluate", _evaluate_here, EvaluateResult),
