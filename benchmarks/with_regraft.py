@@ -78,7 +78,7 @@ def _watch(watch: clock.Clock) -> None:
     watch.function(shards, "validate_shard", "verifying: reading, inflate, values")
     watch.function(h5py.File, "close", "writing HDF5")
     watch.function(documents, "write_documents", "documents.parquet")
-    watch.function(encoders.GigatokenEncoder, "forget", "loading gigatoken")
+    watch.function(pipeline, "load_both", "loading gigatoken")
     watch.function(pipeline, "fastest_encoder", "BPE of the awkward texts, once")
     for module in (pipeline, units):
         watch.function(module, "load_tokenizer", "loading the tokenizer")
