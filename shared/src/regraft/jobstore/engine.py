@@ -38,7 +38,8 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    engine = create_engine(url, pool_size=pool_size, connect_args=TCP)
+    # Text is asked for even of a database without an encoding, which hands out bytes: `migrate` can then refuse it.
+    engine = create_engine(url, pool_size=pool_size, connect_args={**TCP, "client_encoding": "utf8"})
     _ping_after_a_rest(engine)
     limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
@@ -82,5 +83,18 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def migrate(engine: Engine, *, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Safe to call from several processes at once."""
+    """Bring the schema up to `revision`. Safe to call from several processes at once.
+
+    Raises:
+        InvalidInputError: the database does not hold Unicode.
+    """
+    with engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise InvalidInputError(
+            "the database's encoding does not hold every text",
+            field="REGRAFT_DATABASE_URL",
+            value=encoding,
+            remedy="Make the database anew: CREATE DATABASE regraft ENCODING 'UTF8' TEMPLATE template0.",
+        )
     command.upgrade(alembic_config(engine), revision)
