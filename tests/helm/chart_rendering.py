@@ -51,6 +51,8 @@ class Rendered:
             name = f"{one['kind']}/{one['metadata']['name']}"
             if one["kind"] == "Pod":
                 yield name, one["spec"]
+            elif one["kind"] == "CronJob":
+                yield name, one["spec"]["jobTemplate"]["spec"]["template"]["spec"]
             elif "template" in one.get("spec", {}):
                 yield name, one["spec"]["template"]["spec"]
 

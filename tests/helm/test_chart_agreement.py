@@ -102,7 +102,8 @@ def test_every_argument_list_is_a_command(helm: str, values: str) -> None:
             if "command" in container or "/regraft/" not in container["image"]:
                 continue
             command = program
-            for word in container["args"]:
+            assert container["args"][0] == "regraft"
+            for word in container["args"][1:]:
                 command = getattr(command, "commands", {}).get(word, command)
             assert not hasattr(command, "commands"), (name, container["args"])
 

@@ -118,12 +118,23 @@ def test_only_those_who_are_named_reach_the_api_when_some_are(helm: str) -> None
 
 def test_further_egress_is_that_of_workers(helm: str) -> None:
     found = rendered(helm, "everything")
-    assert may_send(found, "worker-gpu-h200", 6443)  # the Kubernetes API
+    assert may_send(found, "worker-kubernetes", 6443)  # the Kubernetes API
+    assert not may_send(found, "worker-gpu-h200", 6443)
     assert may_send(found, "dataprep", 443)
     assert not may_send(found, "dataprep", 6443)
     assert not may_send(found, "api", 443)
     assert may_send(rendered(helm, "cerebras"), "worker-cerebras", 443)
     assert not may_send(rendered(helm, "cerebras"), "worker-cpu", 443)
+
+
+def test_pods_of_a_training_on_several_nodes_reach_each_other(helm: str) -> None:
+    pod = {"app.kubernetes.io/name": "regraft-training"}
+    found = rendered(helm, "external", "targets.kubernetes.enabled=true")
+    (ingress,) = rules(found, pod, "Ingress")
+    assert ingress == {"from": [{"podSelector": {"matchLabels": pod}}]}
+    egress = list(rules(found, pod, "Egress"))
+    assert {"to": [{"podSelector": {"matchLabels": pod}}]} in egress
+    assert {port["port"] for rule in egress for port in rule.get("ports", [])} == {53, 9000}
 
 
 def test_they_can_be_left_out(helm: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from chart_rendering import NAMESPACE, SETS, Manifest, container, rendered, variables
 
-OWN = ("api", "dispatcher", "dataprep", "worker", "migrate", "keys", "doctor")
+OWN = ("api", "dispatcher", "dataprep", "worker", "migrate", "keys", "doctor", "clean")
 
 
 def containers(pod: Manifest) -> list[Manifest]:
@@ -64,8 +64,7 @@ def test_every_mount_has_its_volume(helm: str, values: str) -> None:
 @pytest.mark.parametrize("values", SETS)
 def test_no_pod_has_a_token_that_it_does_not_need(helm: str, values: str) -> None:
     with_token = {name for name, pod in rendered(helm, values).pods() if pod["automountServiceAccountToken"]}
-    launchers = {f"Deployment/rg-worker-{pool}" for pool in ("cpu", "gpu", "gpu-h200")}
-    assert with_token == (launchers if values == "everything" else set())
+    assert with_token == ({"Deployment/rg-worker-kubernetes"} if values == "everything" else set())
     for account in rendered(helm, values).all("ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 

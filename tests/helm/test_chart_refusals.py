@@ -17,6 +17,7 @@ BY_SCHEMA = {
     "workers that scale to nothing": ("workers.gpu.autoscaling.minReplicas=0", "minReplicas", "1"),
     "a name of a pool that no object can have": ('workers.GPU_1={"enabled":true}', "workers", "GPU_1"),
     "a bucket that is no bucket": ('storage.s3.uri="https://bucket"', "uri", "pattern"),
+    "a time that cron does not know": ('storage.s3.cleanSchedule="daily"', "cleanSchedule", "pattern"),
     "a digest that is none": ('api.image.digest="sha256:12"', "digest", "pattern"),
     "a relative folder": ('allowedRoots=["data"]', "allowedRoots", "pattern"),
     "a variable of the wrong type": ('extraEnv=[{"name":"A","value":1}]', "value", "string"),

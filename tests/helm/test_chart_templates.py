@@ -38,12 +38,12 @@ def test_deployments_run_the_commands_of_the_project(helm: str) -> None:
         for one in found.all("Deployment")
     }
     assert commands == {
-        "regraft-api": (["serve", "api"], 2),
-        "regraft-dispatcher": (["serve", "dispatcher"], 2),
-        "regraft-dataprep": (["serve", "dataprep"], 1),
-        "regraft-worker-cpu": (["serve", "worker"], 1),
-        "regraft-worker-gpu": (["serve", "worker"], None),  # its autoscaler's business
-        "regraft-worker-gpu-h100": (["serve", "worker"], None),
+        "regraft-api": (["regraft", "serve", "api"], 2),
+        "regraft-dispatcher": (["regraft", "serve", "dispatcher"], 2),
+        "regraft-dataprep": (["regraft", "serve", "dataprep"], 1),
+        "regraft-worker-cpu": (["regraft", "serve", "worker"], 1),
+        "regraft-worker-gpu": (["regraft", "serve", "worker"], None),  # its autoscaler's business
+        "regraft-worker-gpu-h100": (["regraft", "serve", "worker"], None),
     }
 
 
@@ -58,7 +58,7 @@ def test_api_deployment_has_its_three_probes_and_never_fewer_pods(helm: str) -> 
 
 def test_liveness_of_the_others_looks_at_the_file_that_they_touch(helm: str) -> None:
     found = rendered(helm, "default")
-    touched = found.one("ConfigMap", "regraft")["data"]["REGRAFT_ALIVE_FILE"]
+    touched = found.one("ConfigMap", "regraft")["data"]["REGRAFT_PULSE_PATH"]
     for name in ("dispatcher", "dataprep", "worker-cpu"):
         probe = container(found.pod(f"Deployment/regraft-{name}"))["livenessProbe"]
         assert touched in probe["exec"]["command"][-1]
@@ -148,7 +148,7 @@ def test_migration_runs_before_what_needs_it(helm: str) -> None:
     job = rendered(helm, "default").one("Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     pod = job["spec"]["template"]["spec"]
-    assert container(pod)["args"] == ["migrate"]
+    assert container(pod)["args"] == ["regraft", "migrate"]
     # Nothing of the release is there yet, so nothing of it is referred to.
     assert "serviceAccountName" not in pod
     assert "envFrom" not in container(pod)
@@ -158,9 +158,9 @@ def test_migration_runs_before_what_needs_it(helm: str) -> None:
 
 def test_keys_of_a_secret_are_made_valid_after_the_migration(helm: str) -> None:
     pod = rendered(helm, "everything").one("Job")["spec"]["template"]["spec"]
-    assert [one["args"] for one in pod["initContainers"]] == [["migrate"]]
+    assert [one["args"] for one in pod["initContainers"]] == [["regraft", "migrate"]]
     folder = "/run/secrets/regraft"
-    assert container(pod)["args"] == ["keys", "adopt", f"admin={folder}/admin", f"read={folder}/read"]
+    assert container(pod)["args"] == ["regraft", "keys", "adopt", f"admin={folder}/admin", f"read={folder}/read"]
 
 
 def test_disruption_budgets_of_all_or_of_none(helm: str) -> None:
@@ -196,13 +196,23 @@ def test_scaled_objects_count_what_waits_and_what_runs(helm: str) -> None:
 def test_rights_are_those_of_launching_jobs_and_no_more(helm: str) -> None:
     found = rendered(helm, "everything")
     rights = {resource: set(rule["verbs"]) for rule in found.one("Role")["rules"] for resource in rule["resources"]}
-    assert set(rights) == {"jobs", "services", "configmaps", "pods", "pods/log"}
-    assert rights["pods"] == {"get", "list", "watch"}
+    assert set(rights) == {"jobs", "services", "pods", "pods/log"}
+    assert rights["pods"] == {"get", "list"}
     assert not any({"*", "deletecollection", "escalate", "bind"} & verbs for verbs in rights.values())
     subject = found.one("RoleBinding")["subjects"][0]
-    assert subject["name"] == found.pod("Deployment/rg-worker-gpu")["serviceAccountName"] == "rg-launcher"
+    assert subject["name"] == found.pod("Deployment/rg-worker-kubernetes")["serviceAccountName"] == "rg-launcher"
     assert found.pod("Deployment/rg-api")["serviceAccountName"] == "runner"
     assert rendered(helm, "default").all("Role") == []
+
+
+def test_uploads_that_nobody_finished_are_cleaned_away(helm: str) -> None:
+    job = rendered(helm, "external").one("CronJob")
+    assert job["spec"]["schedule"] == "17 3 * * *"
+    clean = container(rendered(helm, "external").pod("CronJob/regraft-clean"))
+    assert clean["args"] == ["regraft", "storage", "clean"]
+    assert "AWS_ACCESS_KEY_ID" in variables(clean)
+    assert rendered(helm, "external", 'storage.s3.cleanSchedule=""').all("CronJob") == []
+    assert rendered(helm, "default").all("CronJob") == []
 
 
 def test_ingress_and_route_lead_to_the_service(helm: str) -> None:
@@ -241,7 +251,7 @@ def test_the_test_pod_asks_the_api_and_the_doctor(helm: str) -> None:
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     api, doctor = pod["spec"]["containers"]
     assert "http://regraft-api:8000/readyz" in api["command"][-1]
-    assert doctor["args"] == ["doctor"]
+    assert doctor["args"] == ["regraft", "doctor"]
 
 
 def test_servicemonitor_sends_a_key(helm: str) -> None:

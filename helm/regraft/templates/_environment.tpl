@@ -78,6 +78,8 @@
   value: {{ . | quote }}
 {{- end }}
 {{- with .region }}
+- name: AWS_REGION
+  value: {{ . | quote }}
 - name: AWS_DEFAULT_REGION
   value: {{ . | quote }}
 {{- end }}

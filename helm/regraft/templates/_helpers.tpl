@@ -64,6 +64,9 @@ annotations:
 {{- define "regraft.pools" -}}
 {{- range $name, $given := .Values.workers }}
 {{- $pool := mergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy $given) }}
+{{- if eq $name "kubernetes" }}
+{{- $_ := set $pool "enabled" $.Values.targets.kubernetes.enabled }}
+{{- end }}
 {{- if $pool.enabled }}
 {{ $name }}:
   {{- toYaml $pool | nindent 2 }}
