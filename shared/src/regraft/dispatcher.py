@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from regraft.jobstore import UNREACHABLE, Announcements, make_engine
 from regraft.jobstore.notices import OUTBOX
 from regraft.logs import log_to_stderr
+from regraft.pulse import Pulse
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 
@@ -30,9 +31,10 @@ SWEEP_SECONDS = 2.0
 class Dispatcher:
     """Call `run` in the main thread of a process; set `stop` from a signal handler."""
 
-    def __init__(self, announcements: Announcements, broker: Broker) -> None:
+    def __init__(self, announcements: Announcements, broker: Broker, pulse: Pulse | None = None) -> None:
         self._announcements = announcements
         self._broker = broker
+        self._pulse = pulse or Pulse("")
         self.stop = threading.Event()
         self.wake = threading.Event()
         """Set from any thread: look now."""
@@ -41,6 +43,7 @@ class Dispatcher:
         """Loop until `stop` is set; an unreachable server is waited for."""
         sweep_at = 0.0
         while not self.stop.is_set():
+            self._pulse.beat()
             self.wake.clear()
             sweep = time.monotonic() >= sweep_at
             try:
@@ -82,7 +85,7 @@ def serve(settings: Settings) -> None:
     """Run a dispatcher in this process until SIGTERM or SIGINT."""
     log_to_stderr(settings)
     broker = Broker(make_celery(settings))
-    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker)
+    dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker, Pulse(settings.pulse_path))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop.set())
     threading.Thread(target=dispatcher.listen, args=(settings.database_url,), name="nudges", daemon=True).start()

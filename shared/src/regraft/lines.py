@@ -77,6 +77,8 @@ class Relay:
         self._written = 0.0
         self._pace = _Pace()
         self.last: Line | None = None
+        self.stop_by = 0.0
+        """Until when the stage has asked to be let alone while it stops, in `time.monotonic`."""
 
     def take(self, lines: list[Line]) -> None:
         """Add lines to the next report."""
@@ -88,6 +90,10 @@ class Relay:
                     self._pending.artifacts.append(line)
                 case "event":
                     self._pending.events.append(line)
+                case "condition":
+                    self._pending.condition = {"reason": line["reason"], "message": line["message"]}
+                case "stopping":
+                    self.stop_by = time.monotonic() + line["seconds"]
                 case "invite":
                     self._invite(line["where"], line["workers"])
                 case kind if kind in LAST:

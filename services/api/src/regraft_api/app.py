@@ -17,6 +17,7 @@ from regraft.jobstore import Keys, Workers, make_engine
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 from regraft_api import problems
+from regraft_api.artifacts import Artifacts
 from regraft_api.dependencies import Context
 from regraft_api.door import Door, KeyRing
 from regraft_api.hub import Hub
@@ -67,7 +68,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.context = Context(settings, engine, workers, Broker(make_celery(settings)), hub, nudge, registry)
+    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
+    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts)
     problems.install(app)
     for module in ROUTES:
         app.include_router(module.router)

@@ -13,6 +13,7 @@ from regraft.jobstore import Control, Jobs, Keys, Principal, Workers
 from regraft.jobstore.reading import Reading
 from regraft.queue import Broker
 from regraft.settings import Settings
+from regraft_api.artifacts import Artifacts
 from regraft_api.hub import Hub
 from regraft_api.nudge import Nudge
 
@@ -28,6 +29,7 @@ class Context:
     hub: Hub
     nudge: Nudge
     registry: CollectorRegistry
+    artifacts: Artifacts
 
 
 @dataclass(frozen=True)

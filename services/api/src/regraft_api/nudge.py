@@ -26,17 +26,20 @@ class Nudge:
         self._engine = engine
         self._due = threading.Event()
         self._over = False
-        self._thread = threading.Thread(target=self._run, name="nudge", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; an application may be started again after it has stopped."""
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="nudge", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End; returns when no connection is in use any more."""
         self._over = True
         self._due.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def soon(self) -> None:
         """A job was created. From any thread."""

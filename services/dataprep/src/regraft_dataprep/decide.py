@@ -1,7 +1,8 @@
 """What becomes of each document: dropped and by which step, trained on, or held out.
 
 The one place where documents are compared with one another, between the two halves of a preparation, both of which look
-at parts only. It sees no text: lengths, dates, hashes and sketches. Memory: some 40 bytes per document.
+at parts only. It sees no text: lengths, dates, hashes and sketches. Memory: some 30 bytes per document; what is only
+added up is read a piece at a time.
 
 Documents too long to be held whole come as several rows (`continues`). Their rows are never duplicates, and all of
 them go where the first one goes.
@@ -9,7 +10,7 @@ them go where the first one goes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from regraft.specs.cleaning import CleaningStep, NearDuplicatesStep
 from regraft.specs.dataset import ValidationSpec
 from regraft_dataprep.cleaning import DUPLICATES, name_of
 from regraft_dataprep.near import Signatures, find_alike, find_leaders
-from regraft_dataprep.pieces import Piece, column
+from regraft_dataprep.pieces import DOCUMENT, Documents, Piece
 from regraft_dataprep.split import chronological_split, hashed_split
 
 TRAIN, EVAL, DROPPED = 0, 1, 255
@@ -60,6 +61,7 @@ class Corpus:
     def __init__(self, pieces: Sequence[Piece], folders: Sequence[Path], held_out: Sequence[bool] | None) -> None:
         self.pieces = pieces
         self.rows = [len(piece.documents) for piece in pieces]
+        self._ends = np.cumsum(self.rows).tolist()
         self.signatures = Signatures([folder / "signatures.bin" for folder in folders], self.rows)
         self.held_out = None if held_out is None else np.repeat(np.asarray(held_out, dtype=np.bool_), self.rows)
         continues = self.column("continues")
@@ -67,9 +69,20 @@ class Corpus:
         """Rows that are the rest of the document before them."""
         self.long = continues | self.follows
 
+    def __len__(self) -> int:
+        return sum(self.rows)
+
+    def parts(self) -> Iterator[tuple[slice, Documents]]:
+        """The documents of each piece, and which rows of the corpus they are."""
+        for piece, rows, end in zip(self.pieces, self.rows, self._ends, strict=True):
+            yield slice(end - rows, end), piece.documents[:]
+
     def column(self, name: str) -> npt.NDArray[Any]:
         """One field of all documents."""
-        return np.concatenate([column(piece, name) for piece in self.pieces])
+        values = np.empty(len(self), dtype=DOCUMENT[name])
+        for own, documents in self.parts():
+            values[own] = documents[name]
+        return values
 
 
 def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: ValidationSpec) -> Decision:
@@ -82,13 +95,13 @@ def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: Validat
     for number, step in enumerate(steps, start=1):
         if step == DUPLICATES:
             reached = ((fate == 0) | (fate > number)) & ~corpus.long
-            fate[reached] = np.where(_repeated(corpus.column("digest")[reached]), number, fate[reached])
+            fate[_repeated(corpus, reached)] = number
         elif isinstance(step, NearDuplicatesStep):
             alone = (fate == 0) & ~corpus.long
             leaders = find_leaders(corpus.signatures, alone, threshold=step.drop_near_duplicates.threshold)
             fate[leaders >= 0] = number
     # The rest of a long document goes where its beginning does: without it there is no document.
-    fate = np.where(corpus.follows & (fate == 0), fate[_firsts(corpus.follows)], fate)
+    fate = np.where(corpus.follows & (fate == 0), _of_first(fate, corpus.follows), fate)
     sides = np.where(fate == 0, TRAIN, DROPPED).astype(np.uint8)
     sides[(fate == 0) & _held_out(corpus, fate == 0, validation)] = EVAL
     moved = _reunite(corpus, sides, validation, steps)
@@ -96,18 +109,27 @@ def decide(corpus: Corpus, *, steps: Sequence[CleaningStep], validation: Validat
     return Decision(sides, fate, _counts(corpus, fate, steps), moved)
 
 
-def _repeated(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """True for every digest that stands earlier already; digests of shape (n, 2)."""
-    if len(digests) < 2:
-        return np.zeros(len(digests), dtype=np.bool_)
-    order = np.argsort(digests[:, 0], kind="stable")
-    low = digests[order, 0]
-    same = low[1:] == low[:-1]
-    rows = np.sort(order[np.append(same, False) | np.insert(same, 0, False)])  # not alone with their first half
-    repeated = np.zeros(len(digests), dtype=np.bool_)
-    ranked = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: the first one stays the first
-    repeated[ranked[1:]] = (digests[ranked[1:]] == digests[ranked[:-1]]).all(axis=1)
+def _repeated(corpus: Corpus, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """True for every one of `among` whose digest another one of them has earlier."""
+    halves = [documents["digest"][among[own], 0] for own, documents in corpus.parts()]
+    chosen = np.zeros(len(corpus), dtype=np.bool_)
+    chosen[among] = _shared(np.concatenate(halves))
+    digests = np.concatenate([documents["digest"][chosen[own]] for own, documents in corpus.parts()])
+    ranked = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: the first one stays the first
+    same = (digests[ranked[1:]] == digests[ranked[:-1]]).all(axis=1)
+    repeated = np.zeros(len(corpus), dtype=np.bool_)
+    repeated[np.flatnonzero(chosen)[ranked[1:][same]]] = True
     return repeated
+
+
+def _shared(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """True for every value that is there more than once."""
+    order = np.argsort(values)
+    ranked = values[order]
+    same = ranked[1:] == ranked[:-1]
+    shared = np.zeros(len(values), dtype=np.bool_)
+    shared[order[1:][same]] = shared[order[:-1][same]] = True
+    return shared
 
 
 def _held_out(corpus: Corpus, kept: npt.NDArray[np.bool_], validation: ValidationSpec) -> npt.NDArray[np.bool_]:
@@ -119,12 +141,14 @@ def _held_out(corpus: Corpus, kept: npt.NDArray[np.bool_], validation: Validatio
         mask[first] = hashed_split(corpus.column("key")[first], fraction=validation.fraction)
     else:  # without a date the order is that of the corpus, and before all dates
         mask[first] = chronological_split(corpus.column("timestamp")[first], fraction=validation.fraction)
-    return mask[_firsts(corpus.follows)]
+    return _of_first(mask, corpus.follows)
 
 
-def _firsts(follows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """For each row the first row of its document."""
-    return np.maximum.accumulate(np.where(follows, 0, np.arange(len(follows))))
+def _of_first(values: npt.NDArray[Any], follows: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """For each row the value of the first row of its document."""
+    if not follows.any():
+        return values
+    return values[np.maximum.accumulate(np.where(follows, 0, np.arange(len(follows))))]
 
 
 def _reunite(corpus: Corpus, sides: Sides, validation: ValidationSpec, steps: Sequence[CleaningStep]) -> int:
@@ -156,20 +180,15 @@ def _check_filled(sides: Sides, steps: Sequence[CleaningStep], moved: int) -> No
 
 def _counts(corpus: Corpus, fate: npt.NDArray[np.uint8], steps: Sequence[CleaningStep]) -> list[StepCount]:
     """Only `fix_text` changes a text, so before it a document has the characters that were read, then those left."""
-    read, left = (corpus.column(name).astype(np.int64) for name in ("read", "characters"))
-    first = ~corpus.follows
     fixed = next((number for number, step in enumerate(steps, start=1) if step == "fix_text"), len(steps) + 1)
-    counts = []
-    for number, step in enumerate(steps, start=1):
-        inside, outside = (fate == 0) | (fate >= number), (fate == 0) | (fate > number)
-        before, after = (read if number <= fixed else left), (read if number < fixed else left)
-        counts.append(
-            StepCount(
-                step=name_of(step),
-                documents_in=int((inside & first).sum()),
-                documents_out=int((outside & first).sum()),
-                characters_in=int(before[inside].sum()),
-                characters_out=int(after[outside].sum()),
-            )
-        )
+    counts = [StepCount(name_of(step)) for step in steps]
+    for own, documents in corpus.parts():
+        first = ~corpus.follows[own]
+        for number, count in enumerate(counts, start=1):
+            before, after = ("read" if number <= bound else "characters" for bound in (fixed, fixed - 1))
+            inside, outside = ((fate[own] == 0) | (fate[own] >= least) for least in (number, number + 1))
+            count.documents_in += int((inside & first).sum())
+            count.documents_out += int((outside & first).sum())
+            count.characters_in += int(documents[before][inside].sum(dtype=np.int64))
+            count.characters_out += int(documents[after][outside].sum(dtype=np.int64))
     return counts

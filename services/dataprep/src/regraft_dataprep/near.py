@@ -3,31 +3,35 @@
 Documents that agree in any one band of their signatures are candidates (locality-sensitive hashing, Leskovec, Rajaraman
 and Ullman, Mining of Massive Datasets, 3.4); a candidate is compared, signature by signature, with the leaders of its
 group: the earlier documents that were like none before them. So near duplicates are not chained: each is like its
-leader. Bands are made by sorting, one after the other.
+leader. Bands are hashed in one pass over the signatures, to a file without a name, and sorted one after the other.
 
 The trade-off: in a group with more than 64 leaders only the first of these are compared. `find_leaders` needs up to a
-kilobyte for every document that shares a band with another one; `find_alike` some 40 bytes for every document.
+kilobyte for every document that shares a band with another one; `find_alike` some 30 bytes for every document. The
+file takes 8 bytes for each document and band.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
+from typing import IO, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from regraft_dataprep.pieces import SIGNATURE
 
-_CHUNK = 65_536  # signatures read at a time: 32 MiB
+_CHUNK = 16_384  # signatures read at a time: 8 MiB
 _LEADERS = 64
-_BANDS_BYTES = 128 * 2**20  # of hashes, made in one pass
-_SORTED = 2_000_000  # documents sorted at a time, at 50 bytes each
+_SORTED = 1_000_000  # documents sorted at a time, at 50 bytes each
 _MAX_OPEN_FILES = 128
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+
+Bands = Callable[[], Iterator[npt.NDArray[np.uint64]]]
+"""For each band a hash of its numbers, of every signature; shape (documents,)."""
 
 Leaders = npt.NDArray[np.int64]
 """Shape (documents,): the earlier document that each one is like, or -1."""
@@ -44,23 +48,26 @@ class Signatures:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def bands(self, width: int) -> Iterator[npt.NDArray[np.uint64]]:
-        """For each band of `width` numbers a hash of them, of every signature; shape (documents,)."""
-        together = max(1, _BANDS_BYTES // max(1, 8 * len(self)))
-        for first in range(0, SIGNATURE, together * width):
-            yield from self._hashed(range(first, min(first + together * width, SIGNATURE), width), width)
+    @contextmanager
+    def bands(self, width: int) -> Iterator[Bands]:
+        """Bands of `width` numbers, to be gone over as often as need be."""
+        count = SIGNATURE // width
+        with TemporaryFile(dir=self._paths[0].parent) as file:
+            for at, block in self._blocks():
+                for band in range(count):
+                    file.seek(8 * (band * len(self) + at))
+                    file.write(_hashed(block[:, band * width : (band + 1) * width]).data)
+            file.flush()
+            yield lambda: (_band(file, band, documents=len(self)) for band in range(count))
 
-    def _hashed(self, firsts: range, width: int) -> npt.NDArray[np.uint64]:
-        """Several bands in one pass over the files; shape (bands, documents)."""
-        hashes = np.empty((len(firsts), len(self)), dtype=np.uint64)
+    def _blocks(self) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
+        """All signatures, and the number of the first one in each block."""
         for path, start, end in zip(self._paths, self._starts, self._starts[1:], strict=False):
-            for at in range(start, end, _CHUNK):
-                rows = min(_CHUNK, end - at)
-                offset = 4 * SIGNATURE * (at - start)
-                block = np.fromfile(path, dtype="<u4", count=rows * SIGNATURE, offset=offset).reshape(rows, SIGNATURE)
-                for band, first in enumerate(firsts):
-                    hashes[band, at : at + rows] = _hashed(block[:, first : first + width])
-        return hashes
+            for at in range(int(start), int(end), _CHUNK):
+                rows = min(_CHUNK, int(end) - at)
+                offset = 4 * SIGNATURE * (at - int(start))
+                block = np.fromfile(path, dtype="<u4", count=rows * SIGNATURE, offset=offset)
+                yield at, block.reshape(rows, SIGNATURE)
 
     def one(self, document: int) -> npt.NDArray[np.uint32]:
         """The signature of a document."""
@@ -108,10 +115,10 @@ def find_alike(
     One band at a time, so that memory does not depend on how many documents are alike.
     """
     found, targets = np.zeros_like(seekers), targets.copy()
-    with closing(signatures):
+    with closing(signatures), signatures.bands(SIGNATURE // _bands(threshold)) as bands:
         while targets.any():
             before = found.copy()
-            for band in signatures.bands(SIGNATURE // _bands(threshold)):
+            for band in bands():
                 for group in _mixed_groups(band, seekers & ~found, targets):
                     asking, known = group[seekers[group]], group[targets[group]][:_LEADERS]
                     found[asking[_like_any(signatures, asking, known, threshold)]] = True
@@ -180,19 +187,25 @@ def _candidates(
     """Documents that share a band with another one, in order, each with the groups it is in."""
     wanted = np.flatnonzero(among)
     documents, groups, first = [], [], 0
-    for band in signatures.bands(SIGNATURE // bands):
-        hashes = band[wanted]
-        order = np.argsort(hashes, kind="stable")
-        ranked = hashes[order]
-        new = np.diff(ranked, prepend=~ranked[:1]) != 0
-        number = np.cumsum(new)
-        shared = ~new | np.append(~new[1:], False)
-        documents.append(wanted[order[shared]])
-        groups.append(first + number[shared])
-        first += int(number[-1]) + 1 if len(number) else 0
+    with signatures.bands(SIGNATURE // bands) as all_bands:
+        for band in all_bands():
+            hashes = band[wanted]
+            order = np.argsort(hashes, kind="stable")
+            ranked = hashes[order]
+            new = np.diff(ranked, prepend=~ranked[:1]) != 0
+            number = np.cumsum(new)
+            shared = ~new | np.append(~new[1:], False)
+            documents.append(wanted[order[shared]])
+            groups.append(first + number[shared])
+            first += int(number[-1]) + 1 if len(number) else 0
     all_documents, all_groups = np.concatenate(documents), np.concatenate(groups)
     order = np.argsort(all_documents, kind="stable")
     return all_documents[order], all_groups[order]
+
+
+def _band(file: IO[bytes], number: int, *, documents: int) -> npt.NDArray[np.uint64]:
+    file.seek(8 * number * documents)
+    return np.frombuffer(file.read(8 * documents), dtype=np.uint64)
 
 
 def _hashed(columns: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:

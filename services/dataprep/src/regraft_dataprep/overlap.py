@@ -43,5 +43,5 @@ def _spans(
     for piece in pieces:
         chosen = sides[first : first + len(piece.documents)] == side
         first += len(piece.documents)
-        counts = piece.documents["spans"].astype(np.int64)
-        yield piece.spans[np.repeat(chosen, counts)], counts[chosen]
+        counts = piece.documents[:]["spans"].astype(np.int64)
+        yield piece.spans[:][np.repeat(chosen, counts)], counts[chosen]

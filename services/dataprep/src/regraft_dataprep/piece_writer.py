@@ -69,11 +69,11 @@ class PieceWriter:
         self.facts = _Facts()
         self._folder, self._cleaner, self._encoder, self._options = folder, cleaner, encoder, options
         self._dtype = token_dtype(options.vocab_size)
-        self._names: list[str] = []
-        self._within = False
+        self._named = self._within = False
         self._files = ExitStack()
         self._ids, self._documents, self._spans = (self._open(name) for name in ("ids", "documents", "spans"))
         self._signatures = self._open("signatures") if options.with_signatures else None
+        self._names = self._open("names", kind="json")
 
     def __enter__(self) -> Self:
         return self
@@ -94,12 +94,12 @@ class PieceWriter:
     def finish(self) -> None:
         """What is known only at the end. The folder is a whole piece after it."""
         self._files.close()
-        if any(self._names):
-            (self._folder / "names.json").write_bytes(orjson.dumps(self._names))
+        if not self._named:
+            (self._folder / "names.json").unlink()
         (self._folder / "facts.json").write_bytes(orjson.dumps(asdict(self.facts)))
 
-    def _open(self, name: str) -> Any:
-        return self._files.enter_context((self._folder / f"{name}.bin").open("wb"))
+    def _open(self, name: str, *, kind: str = "bin") -> Any:
+        return self._files.enter_context((self._folder / f"{name}.{kind}").open("wb"))
 
     def _with_text(
         self, records: Iterable[Document | BadRecord], bad: Callable[[BadRecord, int], None]
@@ -147,7 +147,8 @@ class PieceWriter:
         for row, document in enumerate(batch):
             if document.id:
                 rows["key"][row] = int.from_bytes(hashlib.sha256(document.id.encode()).digest()[:8], "little")
-        self._names += [document.id for document in batch]
+                self._named = True
+        self._names.write(orjson.dumps([document.id for document in batch], option=orjson.OPT_APPEND_NEWLINE))
 
     def _encode(self, rows: npt.NDArray[np.void], raw: list[bytes]) -> None:
         """Tokens and sketches of the documents that were not dropped; fills in `tokens` and `spans`."""

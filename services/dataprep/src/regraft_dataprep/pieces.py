@@ -1,21 +1,24 @@
 """A part of the corpus, cleaned and tokenised: what the first half of a preparation leaves in the work folder.
 
-Files of a piece, raw and little-endian, so that any part of them can be mapped into memory:
+Files of a piece, raw and little-endian, so that any stretch of them can be read:
 
     ids.bin         token ids (uint16 up to 65,536 tokens in the vocabulary, else uint32), documents in order,
                     each closed by EOS unless it `continues`
     documents.bin   one `DOCUMENT` record each, dropped ones too (theirs have no tokens)
     spans.bin       uint64: hashes of sampled spans of 13 tokens, for the overlap between the splits
     signatures.bin  uint32 (documents, 128): MinHash of each document's token triples, when near duplicates matter
-    names.json      the documents' own ids, when they have any
+    names.json      the documents' own ids, when they have any: lists of JSON, a line for each batch
     facts.json      counts
 
-The trade-off: half a byte of disk per character of text, and nothing that had to be read twice.
+The trade-off: half a byte of disk per character of text, and nothing that had to be read twice. Read and not mapped:
+pages of a mapped file count as memory of the process for as long as it is open, which is the whole corpus in the end.
 """
 
 from __future__ import annotations
 
-import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,13 +51,33 @@ Documents = npt.NDArray[np.void]
 """Shape (documents,), dtype DOCUMENT."""
 
 
-class Piece(NamedTuple):
-    """A piece to read from; arrays are mapped, not loaded."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An array in a file, of which a slice is read when it is asked for; shape (rows, *those of one)."""
 
-    ids: npt.NDArray[Any]
-    documents: Documents
-    spans: npt.NDArray[np.uint64]
-    signatures: npt.NDArray[np.uint32] | None
+    path: Path
+    dtype: np.dtype[Any]
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, part: slice) -> npt.NDArray[Any]:
+        """The rows of a slice without a step; of shape (0,) when there are none."""
+        first, last, step = part.indices(self.rows)
+        assert step == 1
+        offset = first * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count=max(0, last - first), offset=offset)
+
+
+class Piece(NamedTuple):
+    """A piece to read from. Arrays in memory will do as well."""
+
+    ids: Stored | npt.NDArray[Any]
+    documents: Stored | Documents
+    spans: Stored | npt.NDArray[np.uint64]
+    signatures: Stored | npt.NDArray[np.uint32] | None
+    """Shape (documents, 128)."""
     facts: dict[str, Any]
 
 
@@ -70,36 +93,29 @@ def open_piece(folder: Path, *, vocab_size: int) -> Piece:
         InvalidDataError: a file has not the size that the counts say.
     """
     facts = orjson.loads((folder / "facts.json").read_bytes())
-    documents = _mapped(folder / "documents.bin", DOCUMENT, facts["rows"])
     signed = (folder / "signatures.bin").is_file()
-    signatures = _mapped(folder / "signatures.bin", np.dtype("<u4"), facts["rows"] * SIGNATURE) if signed else None
+    signature = np.dtype(("<u4", (SIGNATURE,)))
     return Piece(
-        ids=_mapped(folder / "ids.bin", token_dtype(vocab_size), facts["tokens"]),
-        documents=documents,
-        spans=_mapped(folder / "spans.bin", np.dtype("<u8"), facts["spans"]),
-        signatures=None if signatures is None else signatures.reshape(-1, SIGNATURE),
+        ids=_stored(folder / "ids.bin", token_dtype(vocab_size), facts["tokens"]),
+        documents=_stored(folder / "documents.bin", DOCUMENT, facts["rows"]),
+        spans=_stored(folder / "spans.bin", np.dtype("<u8"), facts["spans"]),
+        signatures=_stored(folder / "signatures.bin", signature, facts["rows"]) if signed else None,
         facts=facts,
     )
 
 
-def column(piece: Piece, name: str) -> npt.NDArray[Any]:
-    """One field of a piece's documents, copied; the pages of all fields are given back to the kernel.
-
-    They would stay and count as this process's memory: 54 bytes for each document of the corpus.
-    """
-    copied = np.array(piece.documents[name])
-    if isinstance(piece.documents, np.memmap):
-        piece.documents._mmap.madvise(mmap.MADV_DONTNEED)
-    return copied
-
-
-def names(folder: Path, *, count: int) -> list[str]:
-    """The documents' own ids; empty strings where there are none."""
+def names(folder: Path, *, count: int) -> Iterator[str]:
+    """The documents' own ids, one after the other; empty strings where there are none."""
     path = folder / "names.json"
-    return orjson.loads(path.read_bytes()) if path.is_file() else [""] * count
+    if not path.is_file():
+        yield from repeat("", count)
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            yield from orjson.loads(line)
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+def _stored(path: Path, dtype: np.dtype[Any], count: int) -> Stored:
     if path.stat().st_size != count * dtype.itemsize:
         raise InvalidDataError(
             f"a file of the work folder has {path.stat().st_size} bytes, not {count * dtype.itemsize}",
@@ -107,4 +123,4 @@ def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
             remedy="Delete the folder that it lies in; the work is done again.",
             reason="corrupt_artifact",
         )
-    return np.memmap(path, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype)
+    return Stored(path, dtype, count)

@@ -14,13 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regraft.ports import Progress
 from regraft_dataprep.clean import CLEANING_VERSION
 from regraft_dataprep.cleaning import name_of
 from regraft_dataprep.gathered import BAD_SHOWN, EXAMPLES, Gathered
-from regraft_dataprep.pieces import NO_DATE
 from regraft_dataprep.report_page import report_page
 from regraft_dataprep.stats import SAMPLE_TOKENS, evenly_spaced, languages, length_stats, tokens_per_word
 from regraft_dataprep.units import SPLITS
@@ -160,22 +157,21 @@ def _dataset(gathered: Gathered, split: str) -> dict[str, Any]:
 
 
 def _split(gathered: Gathered, name: str, sample: list[tuple[str, int]]) -> dict[str, Any]:
-    plan, rows, tokens = gathered.splits[name], gathered.rows(name), gathered.tokens_of(name)
+    plan, totals = gathered.splits[name], gathered.totals(name)
     windows, length = gathered.windows[name], gathered.spec.max_sequence_length
     labels = windows.pairs
-    dates = gathered.corpus.column("timestamp")[rows]
-    dated = dates[dates != NO_DATE].astype("datetime64[s]")
     return {
         "documents": plan.documents,
-        **{name: int(gathered.corpus.column(name)[rows].sum(dtype=np.int64)) for name in ("characters", "bytes")},
+        "characters": totals["characters"],
+        "bytes": totals["bytes"],
         "tokens": plan.tokens,
         "loss_tokens": labels,
         "examples": plan.windows,
         "padding_share": round(1 - labels / (plan.windows * length), 6) if plan.windows else 0.0,
         "tokens_per_word": tokens_per_word(sample),
-        **length_stats(tokens - 1),
-        "first": str(dated.min()) if len(dated) else None,
-        "last": str(dated.max()) if len(dated) else None,
+        **length_stats(gathered.tokens_of(name) - 1),
+        "first": totals["first"],
+        "last": totals["last"],
     }
 
 
@@ -186,4 +182,4 @@ def _duplicates(gathered: Gathered) -> dict[str, int]:
 
 def _sample(gathered: Gathered, split: str) -> list[tuple[str, int]]:
     """Beginnings of some documents, decoded, with their numbers of tokens."""
-    return [gathered.text(int(row), most_tokens=SAMPLE_TOKENS) for row in evenly_spaced(gathered.rows(split))]
+    return list(gathered.texts(evenly_spaced(gathered.rows(split)), most_tokens=SAMPLE_TOKENS))

@@ -17,6 +17,8 @@ import py3langid
 _BUCKETS = 24
 """Powers of two: documents of up to 8 million tokens have a bucket of their own, longer ones share the last."""
 
+_AT_ONCE = 2**20  # documents
+
 SAMPLE_DOCUMENTS = 256
 SAMPLE_TOKENS = 1024
 LANGUAGE_DOCUMENTS = 64
@@ -29,14 +31,17 @@ def length_stats(tokens: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
 
     `lengths` has the upper bound in tokens and the documents of each bucket up to the last filled one.
     """
-    sizes = tokens.astype(np.int64)
-    # A document of n tokens is in bucket b when 2^(b-1) < n <= 2^b; bucket 0 has 0 and 1.
-    buckets = np.minimum(np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64), _BUCKETS - 1)
-    counts = np.bincount(buckets)
+    counts = np.zeros(_BUCKETS, dtype=np.int64)
+    for start in range(0, len(tokens), _AT_ONCE):
+        sizes = tokens[start : start + _AT_ONCE].astype(np.int64)
+        # A document of n tokens is in bucket b when 2^(b-1) < n <= 2^b; bucket 0 has 0 and 1.
+        buckets = np.minimum(np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64), _BUCKETS - 1)
+        counts += np.bincount(buckets, minlength=_BUCKETS)
+    filled = np.trim_zeros(counts, "b").tolist()
     return {
-        "tokens_per_document": round(float(sizes.mean()), 2) if sizes.size else None,
-        "longest_document_tokens": int(sizes.max(initial=0)),
-        "lengths": [[2**bucket, int(count)] for bucket, count in enumerate(counts)],
+        "tokens_per_document": round(int(tokens.sum(dtype=np.int64)) / len(tokens), 2) if len(tokens) else None,
+        "longest_document_tokens": int(tokens.max(initial=0)),
+        "lengths": [[2**bucket, count] for bucket, count in enumerate(filled)],
     }
 
 

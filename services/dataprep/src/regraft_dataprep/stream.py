@@ -22,6 +22,8 @@ class _Loaded(NamedTuple):
     """One piece, as the split sees it."""
 
     piece: Piece
+    continues: npt.NDArray[np.bool_]
+    """Of every document: the next one is the rest of it."""
     chosen: npt.NDArray[np.bool_]
     """Of every document: it belongs to the split."""
     offsets: npt.NDArray[np.int64]
@@ -55,16 +57,16 @@ class SplitStream:
     def _piece(self, number: int) -> _Loaded:
         if self._loaded is None or self._loaded[0] != number:
             piece, sides = self._open(number)
-            chosen = sides == self._side
-            lengths = piece.documents["tokens"].astype(np.int64)
-            loaded = _Loaded(piece, chosen, _ends(lengths), _ends(np.where(chosen, lengths, 0)))
+            documents, chosen = piece.documents[:], sides == self._side
+            lengths, continues = documents["tokens"].astype(np.int64), documents["continues"].copy()
+            loaded = _Loaded(piece, continues, chosen, _ends(lengths), _ends(np.where(chosen, lengths, 0)))
             self._loaded = number, loaded
         return self._loaded[1]
 
 
 def _stretch(loaded: _Loaded, first: int, last: int) -> tuple[Tokens, npt.NDArray[np.int64]]:
     """Tokens `first` to `last` of the split within one piece, and where in them documents begin."""
-    piece, chosen, offsets, places = loaded
+    piece, continues, chosen, offsets, places = loaded
     low = int(np.searchsorted(places, first))
     low -= int(places[low]) > first
     high = int(np.searchsorted(places, last, side="left"))
@@ -72,7 +74,7 @@ def _stretch(loaded: _Loaded, first: int, last: int) -> tuple[Tokens, npt.NDArra
     if not chosen[low:high].all():
         ids = ids[np.repeat(chosen[low:high], np.diff(offsets[low : high + 1]))]
     skipped = first - int(places[low])
-    rest = np.insert(piece.documents["continues"][low : high - 1], 0, low > 0 and piece.documents["continues"][low - 1])
+    rest = np.insert(continues[low : high - 1], 0, low > 0 and continues[low - 1])
     begins = places[low:high][chosen[low:high] & ~rest] - first
     return ids[skipped : skipped + last - first].astype(np.int32), begins[begins >= 0]
 

@@ -2,7 +2,8 @@
 
 One device: the core runs here. Several: torchrun starts a process for each (`regraft_worker.rank`), and this process,
 which never imports torch then, hands on what the main one says. So whoever supervises sees a single stage process: its
-stop request becomes a file that the main process looks for, and the end of any process ends them all.
+stop request becomes a file that the main process looks for, and the end of any process ends them all. A target that
+has no devices of ours trains in its own way.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from regraft import discover
 from regraft.child import SUPERVISOR
-from regraft.errors import InterruptedStageError, RegraftError
+from regraft.errors import InterruptedStageError, InvalidInputError, RegraftError
 from regraft.jobs import ReasonClass
 from regraft.ports import NullProgress, Progress
-from regraft.specs import TrainResult, TrainTask
+from regraft.specs import PreflightResult, PreflightTask, TrainResult, TrainTask
 
+TARGETS = "regraft_worker.trainer.targets"
 TASK, STOP = "task.json", "stop"
 """Files of the folder that the processes share."""
 _POLL_SECONDS = 0.2
@@ -53,11 +56,28 @@ def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
         RegraftError: as there; or `process_died` when one of several processes ended without a word.
     """
     progress = progress or NullProgress()
+    module = discover.load(TARGETS, task.target.kind, field="target.kind")
+    if not hasattr(module, "Target"):
+        return cast(TrainResult, module.train(task, progress))
     if task.target.distributed:
         return _in_processes(task, progress)
     from regraft_worker.trainer.loop import train as train_here
 
     return train_here(task, progress)
+
+
+def preflight(task: PreflightTask, progress: Progress | None = None) -> PreflightResult:
+    """Let the target's own tools look at a job.
+
+    Raises:
+        InvalidInputError: the target has none.
+    """
+    module = discover.load(TARGETS, task.target.kind, field="target.kind")
+    if not hasattr(module, "preflight"):
+        raise InvalidInputError(
+            "this target has no tools of its own to check a job with", field="target.kind", value=task.target.kind
+        )
+    return cast(PreflightResult, module.preflight(task, progress or NullProgress()))
 
 
 def _in_processes(task: TrainTask, progress: Progress) -> TrainResult:

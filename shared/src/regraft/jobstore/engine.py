@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg import Error as PsycopgError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
+
+log = logging.getLogger(__name__)
 
 UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
@@ -82,5 +87,20 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def migrate(engine: Engine, *, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Safe to call from several processes at once."""
+    """Bring the schema up to `revision`. Safe to call from several processes at once.
+
+    One that is newer than this version is left as it is: every version works with the schema of the next minor one, so
+    that code can be rolled back without the database.
+    """
+    if (found := newer_schema(engine)) is not None:
+        log.warning("the schema is at %s, which is newer than this version; it is left as it is", found)
+        return
     command.upgrade(alembic_config(engine), revision)
+
+
+def newer_schema(engine: Engine) -> str | None:
+    """The schema's revision if this version does not know it, so that it is a later one's."""
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config(engine)).walk_revisions()}
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    return found if found is not None and found not in known else None

@@ -2,8 +2,8 @@
 
 A piece has about 16 MiB. It ends right before white space that follows something else, where tokenizers part words, and
 no character is lost or added: all pieces together are the text without the white space at its ends. Where there is no
-such place within 64 MiB, they are cut between characters. The trade-off: white space of more than 64 MiB at the end of
-a document stays. Not for documents that must be whole.
+such place within 64 MiB, they are cut between characters. The trade-off: white space at the end of a document stays
+where there was such a cut in it or right before it. Not for documents that must be whole.
 """
 
 from __future__ import annotations
