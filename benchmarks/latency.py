@@ -43,7 +43,7 @@ from regraft.settings import Settings
 
 JOB = {"dataset": {"uri": "/data/corpus"}, "base_checkpoint": {"uri": "/models/base"}, "target": {"kind": "cpu"}}
 DOUBLE = Path(__file__).with_name("latency_double.py")
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 120.0
 
 
 def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int) -> dict[str, Any]:
@@ -69,10 +69,12 @@ def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int
         def spawn() -> str:
             name = f"own-{next(numbers)}"
             marked = {**os.environ, **environment, "REGRAFT_ATTEMPT": f"{name}.prepare"}
-            subprocess.Popen([sys.executable, "-m", "latency_double", "prepare"], env=marked, stdin=subprocess.DEVNULL)
+            command = [sys.executable, "-m", "latency_double", "prepare"]
+            subprocess.Popen(command, env=marked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             return name
 
-        took = {what.__name__: _times(what, notes, samples) for what in (post, send, spawn)}
+        pauses = {post: 2.0, send: 0.2, spawn: 0.2}  # seconds, in which what was started last has ended
+        took = {what.__name__: _times(what, notes, samples, pause=pause) for what, pause in pauses.items()}
     middle = {name: round(1000 * statistics.median(seconds), 1) for name, seconds in took.items()}
     return {
         "submit_to_child_ms": middle["post"],
@@ -82,10 +84,10 @@ def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int
     }
 
 
-def _times(what: Callable[[], str], notes: Path, samples: int) -> list[float]:
+def _times(what: Callable[[], str], notes: Path, samples: int, *, pause: float) -> list[float]:
     seconds = []
     for number in range(samples + 2):  # the first ones wait for imports and connections
-        time.sleep(random.uniform(1.5, 2.5))
+        time.sleep(pause * random.uniform(0.75, 1.25))
         began = time.monotonic()
         noted = notes / what()
         _await(noted.exists, every=0.001)
