@@ -14,7 +14,6 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the stage does (`keep_to_one_thre
 
 import h5py
 
-from regraft import hdf5_chunks
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.stages import PrepareTask
 from regraft.storage import local_path
@@ -57,7 +56,7 @@ def _task(settings: dict[str, Any]) -> PrepareTask:
 
 def _watch(watch: clock.Clock) -> None:
     """Put the clock around the functions that do the work."""
-    from regraft_dataprep import documents  # not above: pyarrow starts a thread, and a process with one is not forked
+    from regraft_dataprep import documents  # not above: a stage loads it later, too
 
     watch.function(Source, "inventory", "sha256 of the corpus")
     watch.generator(piece_writer.PieceWriter, "_with_text", "reading and JSON")
@@ -74,8 +73,8 @@ def _watch(watch: clock.Clock) -> None:
     watch.function(report, "languages", "report: languages")
     watch.function(pipeline, "corpus_report", "report: everything else")
     watch.function(shards, "_block", "windows")
-    watch.generator(hdf5_chunks, "deflated", "shuffle and deflate")
-    watch.function(shards, "append", "writing HDF5")
+    watch.generator(shards, "deflated", "shuffle and deflate")
+    watch.function(shards, "append_deflated", "writing HDF5")
     watch.function(shards, "validate_shard", "verifying: reading, inflate, values")
     watch.function(h5py.File, "close", "writing HDF5")
     watch.function(documents, "write_documents", "documents.parquet")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regraft import verdict
-from regraft.child import SUPERVISOR
+from regraft.child import LEAVE, SUPERVISOR
 from regraft.environment import SUFFIX
 from regraft.errors import FencedError
 from regraft.jobs import StageName
@@ -168,7 +168,7 @@ class Attempt:
         if wanted is not Wanted.GO_ON or self._drained:
             self._asked, self._asked_at = wanted, time.monotonic()
             waits = wanted is Wanted.PAUSE and self._saves_at_times
-            self._child.send_signal(signal.SIGUSR1 if waits else signal.SIGTERM)
+            self._child.send_signal(signal.SIGUSR1 if waits else LEAVE if self._drained else signal.SIGTERM)
 
     def _hurry(self, wanted: Wanted) -> None:
         """A pause that is still waiting for a checkpoint ends at once when more than a pause is wanted."""

@@ -48,13 +48,13 @@ def mirror_of(environment: Mapping[str, str]) -> Mirror | None:
 
 def through(function: StageFunction, environment: Mapping[str, str]) -> StageFunction:
     """The same stage where artifacts are kept in a bucket; the very same where they are not."""
-    mirror = mirror_of(environment)
-    if mirror is None:
+    if not is_remote(environment.get(ROOT, "")):
         return function
-    limit = int(environment[LIMIT])
 
     def mirrored(task: str, progress: Progress) -> Spec:
-        return _run(function, mirror, task, progress, limit=limit)
+        mirror = mirror_of(environment)
+        assert mirror is not None
+        return _run(function, mirror, task, progress, limit=int(environment[LIMIT]))
 
     return mirrored
 
@@ -124,6 +124,9 @@ class MirroredProgress:
 
     def should_stop(self) -> bool:
         return self._inner.should_stop()
+
+    def may_leave(self) -> bool:
+        return self._inner.may_leave()
 
     def postpone_stop(self, seconds: float) -> bool:
         return self._inner.postpone_stop(seconds)

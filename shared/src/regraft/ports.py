@@ -48,6 +48,9 @@ class Progress(Protocol):
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
 
+    def may_leave(self) -> bool:
+        """With `should_stop`: another worker will come, and what runs on other machines may go on meanwhile."""
+
     def postpone_stop(self, seconds: float) -> bool:
         """Asked to stop: may it take so many seconds more, until it has saved? False: the time it has is all there is.
 
@@ -79,6 +82,9 @@ class NullProgress:
         return False
 
     def should_stop(self) -> bool:
+        return False
+
+    def may_leave(self) -> bool:
         return False
 
     def postpone_stop(self, seconds: float) -> bool:

@@ -133,6 +133,9 @@ class TerminalProgress(NullProgress):
     def should_stop(self) -> bool:
         return self._stop
 
+    def may_leave(self) -> bool:
+        return False
+
     def _on_signal(self, number: int, _frame: object) -> None:
         self._stop = True
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
