@@ -101,14 +101,21 @@ def up(
 
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from regraft.jobstore import make_engine
+    from regraft.jobstore import UNREACHABLE, make_engine
     from regraft.jobstore import migrate as upgrade
     from regraft.logs import log_to_stderr
     from regraft.settings import Settings
 
     settings = Settings()
     log_to_stderr(settings)
-    upgrade(make_engine(settings))
+    try:
+        upgrade(make_engine(settings))
+    except UNREACHABLE as error:
+        raise RegraftError(
+            f"the database cannot be used: {str(error).splitlines()[0]}",
+            field="REGRAFT_DATABASE_URL",
+            remedy="Check its address, that it is up, and that user and password are those it was made with.",
+        ) from error
     typer.echo("the schema is up to date")
 
 

@@ -18,12 +18,10 @@ import numpy as np
 import pytest
 
 from corpus_formats import write_jsonl
-from helpers import children, eventually, hands, has_origin
+from helpers import children, hands, has_origin
 from regraft.errors import InvalidDataError
-from regraft.processes import is_gone
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.encoders import Encoded, GigatokenEncoder
-from regraft_dataprep.hands import Hands
 from regraft_dataprep.pipeline import prepare
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.work import BEAT_SECONDS, STALE_SECONDS, WorkFolder
@@ -168,38 +166,6 @@ def test_the_process_that_hands_are_forked_from_is_replaced_with_them(
     assert killed
     assert files_of(result.uri) == alone
     assert not has_origin(os.getpid())
-
-
-def test_hands_end_with_what_they_are_forked_from_and_tell_how_they_ended(tokenizer_dir: Path, tmp_path: Path) -> None:
-    with Hands(tokenizer_uri=str(tokenizer_dir), special_tokens="text") as source:
-        first, second = source.new(tmp_path), source.new(tmp_path)
-        os.kill(first.pid, signal.SIGTERM)
-        assert first.connection.poll(10)  # its end is seen although the second one was forked while it lived
-        assert first.end() == -signal.SIGTERM
-        assert not is_gone(second.pid)
-    eventually(lambda: is_gone(second.pid), what="the end of the second")
-
-
-@pytest.mark.parametrize("broken", ["missing", "no tokenizer"])
-def test_without_a_tokenizer_nobody_waits_for_hands(tmp_path: Path, broken: str) -> None:
-    (tmp_path / "no tokenizer").mkdir()
-    with (
-        Hands(tokenizer_uri=str(tmp_path / broken), special_tokens="text") as source,
-        pytest.raises((EOFError, OSError)),
-    ):
-        source.new(tmp_path)
-
-
-def test_loading_starts_no_thread(tokenizer_dir: Path) -> None:
-    """In a process of its own, as the origin is one: a fork of it is sound."""
-    script = (
-        "import sys; from regraft_dataprep import origin; from regraft_dataprep.encoders import load_both; "
-        "from regraft_dataprep.tokenize import load_tokenizer; "
-        "load_both(load_tokenizer(sys.argv[1]), one_core=True); print(origin.threads())"
-    )
-    command = [sys.executable, "-c", script, str(tokenizer_dir)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == b"1\n"
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(

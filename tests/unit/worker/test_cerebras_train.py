@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,10 +50,6 @@ def expected(inputs: Path) -> TrainResult:
 @pytest.fixture
 def cluster(inputs: Path, tmp_path: Path) -> Cluster:
     return Cluster(tmp_path, inputs)
-
-
-def after(step: int) -> Callable[[Watched], bool]:
-    return lambda said: max(said.metrics.get("train_loss", {0: 0.0})) >= step
 
 
 def test_a_run_ends_with_the_weights_of_the_processor(cluster: Cluster, expected: TrainResult) -> None:
@@ -183,17 +178,6 @@ def test_a_stop_before_anything_runs(asked: dict[str, float], reason: str, clust
     assert not clients()
 
 
-def test_a_pause_waits_for_the_next_checkpoint(cluster: Cluster) -> None:
-    cluster.appliance.set(step_seconds_real=0.1)
-    said = Watched(after(4), patient=True)
-    with pytest.raises(InterruptedStageError):
-        cluster.train(said)
-    assert said.postponed
-    assert len(said.checkpoints) >= 1
-    assert int(said.checkpoints[-1][-2:]) >= 3
-    assert cluster.phases()[-1] == ("execute", "CANCELLED")
-
-
 def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_saved_is_taken_in(
     cluster: Cluster, expected: TrainResult
 ) -> None:
@@ -260,7 +244,7 @@ def failing(name: str, *, where: str) -> dict[str, object]:
 def test_a_failure_says_who_can_mend_it(asked: dict[str, object], reason: str, class_: str, cluster: Cluster) -> None:
     cluster.appliance.set(**asked)
     with pytest.raises(ApplianceError) as caught:
-        cluster.train(Watched())
+        cluster.train(Watched(), max_steps=4, checkpoint={"every_steps": 4}, evaluate={"every_steps": None})
     assert (caught.value.reason, caught.value.reason_class) == (reason, ReasonClass(class_))
     assert not clients()
 

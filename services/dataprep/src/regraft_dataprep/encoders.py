@@ -42,7 +42,7 @@ class Encoded(NamedTuple):
         return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
 
 
-FIRST_DOCUMENTS = 16
+FIRST_DOCUMENTS = 4
 EVERY = 997  # a prime: in step with no period that a corpus has
 _LEAST_BATCH = 262_144  # bytes: less is not worth a thread
 _MAX_BYTES = 65_536  # of a sampled document: a whole book would take `tokenizers` a second

@@ -1,8 +1,8 @@
 """Hands: the processes of a crew, and the one that they are forked from (see `origin`), as the lead sees them.
 
-The origin is started as early as the number of hands is known, and imports and loads while the lead does the same: the
-first hand is there a third of a second later, and every further one at once. When it dies all hands die with it; the
-next one that is asked for has a new one.
+The origin is started early, and imports and loads while the lead does the same: the first hand is there soon after the
+lead has something to do, and every further one at once. When it dies all hands die with it; the next one that is asked
+for has a new one.
 
 The trade-off: one process more, which waits. For Linux.
 """
@@ -21,8 +21,7 @@ from typing import Self
 
 import orjson
 
-from regraft_dataprep.origin import MESSAGE_BYTES
-
+MESSAGE_BYTES = 65_536
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}  # a core each is enough
 
 

@@ -29,11 +29,10 @@ import orjson
 from regraft.errors import RegraftError
 from regraft.processes import die_with
 from regraft_dataprep.encoders import DifferentIdsError, Loaded, load_both
+from regraft_dataprep.hands import MESSAGE_BYTES
 from regraft_dataprep.tokenize import load_tokenizer
 from regraft_dataprep.units import Units
 from regraft_dataprep.work import WorkFolder
-
-MESSAGE_BYTES = 65_536
 
 
 def main(lead: str, descriptor: int) -> None:

@@ -53,9 +53,13 @@ MANY_EPOCHS = 4
 
 
 def prepare(
-    task: PrepareTask, progress: Progress | None = None, *, resources: Resources | None = None
+    task: PrepareTask,
+    progress: Progress | None = None,
+    *,
+    resources: Resources | None = None,
+    hands: Hands | None = None,
 ) -> PrepareResult:
-    """Prepare a dataset, or find it prepared.
+    """Prepare a dataset, or find it prepared. `hands` are those of this task, where the caller has begun to load them.
 
     Raises:
         InvalidInputError: source, tokenizer, lengths or paths cannot be what was asked for.
@@ -67,7 +71,7 @@ def prepare(
     progress, resources = progress or NullProgress(), resources or Resources()
     encoder = _checked_encoder(task)
     corpus = CorpusFiles(task.dataset, part_bytes=resources.part_bytes)
-    with Hands(tokenizer_uri=task.tokenizer_uri, special_tokens=task.dataset.special_tokens) as hands:
+    with hands or Hands(tokenizer_uri=task.tokenizer_uri, special_tokens=task.dataset.special_tokens) as hands:
         if resources.processes_for(len(corpus.stretches)) > 1 and task.dataset.source != HDF5:
             hands.start()  # they load while the rest of this is done
         return _announced(_prepared(task, encoder, corpus, progress, resources, hands), progress)

@@ -17,7 +17,7 @@ from regraft_dataprep.resources import keep_to_one_thread
 
 def _prepare(task: str, progress: Progress) -> Spec:
     keep_to_one_thread()
-    from regraft_dataprep.pipeline import prepare
+    from regraft_dataprep.start import prepare
 
     return prepare(PrepareTask.model_validate_json(task), progress)
 

@@ -43,7 +43,8 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    engine = create_engine(url, pool_size=pool_size, connect_args=TCP)
+    # Text is asked for even of a database without an encoding, which hands out bytes: `migrate` can then refuse it.
+    engine = create_engine(url, pool_size=pool_size, connect_args={**TCP, "client_encoding": "utf8"})
     _ping_after_a_rest(engine)
     limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
@@ -91,11 +92,27 @@ def migrate(engine: Engine, *, revision: str = "head") -> None:
 
     One that is newer than this version is left as it is: every version works with the schema of the next minor one, so
     that code can be rolled back without the database.
+
+    Raises:
+        InvalidInputError: the database does not hold Unicode.
     """
+    _check_encoding(engine)
     if (found := newer_schema(engine)) is not None:
         log.warning("the schema is at %s, which is newer than this version; it is left as it is", found)
         return
     command.upgrade(alembic_config(engine), revision)
+
+
+def _check_encoding(engine: Engine) -> None:
+    with engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise InvalidInputError(
+            "the database's encoding does not hold every text",
+            field="REGRAFT_DATABASE_URL",
+            value=encoding,
+            remedy="Make the database anew: CREATE DATABASE regraft ENCODING 'UTF8' TEMPLATE template0.",
+        )
 
 
 def newer_schema(engine: Engine) -> str | None:

@@ -164,6 +164,6 @@ def _from_step(asked: Asked, folder: Path, start: Path) -> Path:
     """Weights, moments, step, schedule and position in the data."""
     made = folder / START
     made.mkdir()
-    path = made / f"step-{read_state(start).step:08d}.mdl"
+    path = made / f"{start.name}.mdl"
     write_step_mdl(path, start, training=asked.training, release=asked.site.release)
     return path
