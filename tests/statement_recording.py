@@ -1,6 +1,6 @@
 """The SQL that this version sends through a job's life, with its values, as a file that later versions replay.
 
-    python tests/statement_recording.py tests/assets/statements-0.1.sql
+    PYTHONPATH=tests python tests/statement_recording.py tests/assets/statements-0.1.sql
 
 is run when a minor version is released. `replay` sends the statements of an older version to the newest schema: what it
 did must still be possible, and each statement must find as many rows as it did.

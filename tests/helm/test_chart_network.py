@@ -129,7 +129,8 @@ def test_further_egress_is_that_of_workers(helm: str) -> None:
 
 def test_pods_of_a_training_on_several_nodes_reach_each_other(helm: str) -> None:
     pod = {"app.kubernetes.io/name": "regraft-training"}
-    found = rendered(helm, "external", "targets.kubernetes.enabled=true")
+    template = 'targets.kubernetes.podTemplate={"spec":{"containers":[{"name":"regraft","image":"worker:1"}]}}'
+    found = rendered(helm, "external", "targets.kubernetes.enabled=true", template)
     (ingress,) = rules(found, pod, "Ingress")
     assert ingress == {"from": [{"podSelector": {"matchLabels": pod}}]}
     egress = list(rules(found, pod, "Egress"))

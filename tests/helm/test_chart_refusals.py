@@ -31,6 +31,7 @@ TOGETHER = {
     "no broker": ('externalRedis.existingSecret=""', "externalRedis.existingSecret", "redis.enabled"),
     "two databases": ("postgresql.enabled=true,externalDatabase.host=db", "postgresql.enabled", "choose"),
     "a bucket without a name": ("storage.kind=s3", "storage.s3.uri", "s3://bucket"),
+    "Jobs without a template": ("targets.kubernetes.enabled=true", "targets.kubernetes.podTemplate", "docs/"),
     "a route to nowhere": ("httpRoute.enabled=true", "httpRoute.parentRefs", "Gateway"),
     "metrics without a key": ("metrics.serviceMonitor.enabled=true", "keySecret", "regraft keys create"),
     "less time to stop than a stage may take to save": (

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
+from pathlib import Path
 
 import pytest
-from chart_rendering import SETS, Manifest, Rendered, container, rendered, variables
+import yaml
+from chart_rendering import CHART, SETS, Manifest, Rendered, container, rendered, variables
+
+from regraft_worker.kubernetes.options import Options
 
 HOME = "/var/lib/regraft"
 
@@ -213,6 +218,26 @@ def test_uploads_that_nobody_finished_are_cleaned_away(helm: str) -> None:
     assert "AWS_ACCESS_KEY_ID" in variables(clean)
     assert rendered(helm, "external", 'storage.s3.cleanSchedule=""').all("CronJob") == []
     assert rendered(helm, "default").all("CronJob") == []
+
+
+def test_the_pool_that_makes_jobs_has_the_template_of_their_pods(helm: str, tmp_path: Path) -> None:
+    found = rendered(helm, "everything")
+    pod = found.pod("Deployment/rg-worker-kubernetes")
+    (mount,) = (one for one in container(pod)["volumeMounts"] if one["name"] == "pod-template")
+    environment = variables(container(pod))
+    assert environment["REGRAFT_KUBERNETES_POD"] == f"{mount['mountPath']}/pod.yaml"
+    file = tmp_path / "pod.yaml"
+    file.write_text(found.one("ConfigMap", "rg-pod-template")["data"]["pod.yaml"])
+    # As the worker reads it.
+    options = Options.of({**environment, "REGRAFT_KUBERNETES_POD": str(file), "REGRAFT_KUBERNETES_NAMESPACE": "n"})
+    assert (options.nodes, options.node_devices, options.device, options.queue) == (4, 8, "gpu", "research")
+    assert options.template()["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert "REGRAFT_KUBERNETES_POD" not in variables(container(found.pod("Deployment/rg-worker-gpu")))
+
+
+def test_the_rights_are_those_that_the_target_documents(helm: str) -> None:
+    blocks = re.findall(r"```yaml\n(rules:.*?)```", (CHART.parents[1] / "docs/kubernetes.md").read_text(), re.DOTALL)
+    assert rendered(helm, "everything").one("Role")["rules"] == yaml.safe_load(blocks[0])["rules"]
 
 
 def test_ingress_and_route_lead_to_the_service(helm: str) -> None:

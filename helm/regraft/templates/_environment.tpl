@@ -86,12 +86,28 @@
 {{- end }}
 {{- end }}
 
-{{/* What every process needs: root and options. */}}
+{{/* What every process needs: root, component and options. */}}
 {{- define "regraft.env" -}}
 {{ include "regraft.databaseEnv" .root }}
 {{ include "regraft.redisEnv" .root }}
 {{- if eq .root.Values.storage.kind "s3" }}
 {{- include "regraft.storageEnv" .root }}
+{{- end }}
+{{- if eq .component "worker-kubernetes" }}
+{{- with .root.Values.targets.kubernetes }}
+- name: REGRAFT_KUBERNETES_POD
+  value: /etc/regraft/pod.yaml
+- name: REGRAFT_KUBERNETES_NODES
+  value: {{ int .nodes | quote }}
+- name: REGRAFT_KUBERNETES_NODE_DEVICES
+  value: {{ int .nodeDevices | quote }}
+- name: REGRAFT_KUBERNETES_DEVICE
+  value: {{ .device }}
+{{- with .queue }}
+- name: REGRAFT_KUBERNETES_QUEUE
+  value: {{ . }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- with dig "cerebras" "userName" "" (default (dict) .options) }}
 - name: USER

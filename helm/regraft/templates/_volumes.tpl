@@ -37,6 +37,11 @@
 {{- include "regraft.cerebras.volumes" (dict "root" $.root "options" $.options "component" $.component) }}
 {{- end }}
 {{- end }}
+{{- if eq .component "worker-kubernetes" }}
+- name: pod-template
+  configMap:
+    name: {{ include "regraft.fullname" .root }}-pod-template
+{{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -67,6 +72,11 @@
 {{- if .enabled }}
 {{- include "regraft.cerebras.mounts" (dict "options" $.options) }}
 {{- end }}
+{{- end }}
+{{- if eq .component "worker-kubernetes" }}
+- name: pod-template
+  mountPath: /etc/regraft
+  readOnly: true
 {{- end }}
 {{- with .root.Values.extraVolumeMounts }}
 {{ toYaml . }}
