@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint types contracts tests lock clean help
+.PHONY: install demo test lint types contracts tests test-deploy lock clean help
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,10 @@ contracts: install
 
 tests: install
 	$(BIN)/python -m pytest
+
+test-deploy: export DOCKER_HOST ?= unix:///var/run/docker.sock
+test-deploy: install  ## build the images and run docker-compose.yml on the Docker engine at DOCKER_HOST
+	$(BIN)/python -m pytest -m docker tests/deploy
 
 lock:  ## resolve requirements.in anew
 	$(BIN)/python -m pip install --quiet pip-tools

@@ -1,6 +1,6 @@
-"""POST /jobs against the least one could write, and against MLflow; and what watchers cost it.
+"""POST /jobs against the least one could write, and against MLflow; what watchers cost it; how soon a job starts.
 
-    python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500]
+    python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500] [--starts 40]
 
 One Postgres, one process for each server, the load from this process over 32 connections. Regraft's request is
 authenticated, validated, idempotent and durable: job, stages, events, messages and key in one transaction. The other
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import latency
 from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
@@ -80,6 +81,7 @@ def main() -> None:
     options.add_argument("--requests", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--watchers", type=int, default=500)
+    options.add_argument("--starts", type=int, default=40)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name, servers(Path(name)) as settings:
         print(json.dumps(measure(settings, given, Path(name)), indent=2))
@@ -97,6 +99,7 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
 
     rows: dict[str, Any] = {"regraft": [], "minimal": []}
     with regraft(settings) as ours, minimal(settings) as other:
+        starts = latency.start(settings, ours, headers, samples=given.starts) if given.starts else {}
         for _ in range(given.rounds):  # by turns, so that what else the machine does meets both
             rows["regraft"].append(asyncio.run(load(f"{ours}/jobs", job, given.requests, headers)))
             rows["minimal"].append(asyncio.run(load(f"{other}/rows", lambda _: ROW, given.requests, {})))
@@ -111,7 +114,7 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
             path = f"{url}/api/2.0/mlflow/runs/create"
             rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
     engine.dispose()
-    return {name: best(found) for name, found in rows.items()}
+    return {name: best(found) for name, found in rows.items()} | {"start": starts}
 
 
 def best(found: list[dict[str, float]]) -> dict[str, float]:

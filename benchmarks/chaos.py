@@ -1,94 +1,106 @@
 """Jobs under random faults, drawn from a seed, and an oracle that knows what must hold after it.
 
-    python benchmarks/chaos.py --seeds 20 --first 1 --faults 6
+    python benchmarks/chaos.py --seeds 200 --first-seed 1 --parallel 16
 
-Real servers, Celery workers, dispatcher and stage processes; the stages are the doubles of `tests/faults`, which
-publish real checkpoints of a computation whose end is known to the bit. The API is not among the victims: jobs are
-written to the store directly. One line of JSON a seed, and a summary; exit status 1 if an invariant was violated.
+Real servers, Celery workers, dispatcher and stage processes, all of them for each seed alone: about a core is busy for
+each seed that runs. The stages are the doubles of `tests/faults`, which publish real checkpoints of a computation whose
+end is known to the bit. Every wait is shortened (`SHORT`). The API is not among the victims: jobs are written to the
+store directly. One line of JSON a seed and one for all of them; exit status 1 if an invariant was violated or a seed
+could not be run. What such a seed leaves behind, logs and database, is kept where `--folder` says.
+
+It needs the library's `server` and `embedded` extras and no service, torch or numpy, and runs from the sources
+(`PYTHONPATH=shared/src`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+FAULTS = Path(__file__).parents[1] / "tests" / "faults"
+sys.path[:0] = [str(FAULTS.parent), str(FAULTS)]
 
-import psycopg  # noqa: E402
 import redis  # noqa: E402
 from plant import Plant  # noqa: E402
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey  # noqa: E402
 from regraft.jobstore import make_engine, migrate  # noqa: E402
-from regraft.localstack import Process  # noqa: E402
 from regraft.settings import Settings  # noqa: E402
 
 STEPS = 40
-JOBS = 3
 RECOVERY_SECONDS = 60.0
 """Bound on the time from the last fault to the end of all jobs, which hold some seconds of work themselves."""
+SHORT: dict[str, Any] = {
+    "lease_seconds": 3,
+    "retry_seconds": 0.2,
+    "announce_seconds": 1,
+    "poll_seconds": 0.25,
+    "stop_seconds": 5,
+    "hang_seconds": 10,
+    "max_attempts": 20,
+}
+"""Settings with which a fault is over in seconds; by default a lease is 30 s and the others are as much longer."""
 
 
-class Chaos:
-    """One pair of servers for all seeds; a database and a home for each."""
+def run(seed: int, folder: Path, *, faults: int, jobs: int) -> dict[str, Any]:
+    """A stack of its own, its faults, and what became of it; an empty `violation` says that nothing was violated."""
+    home = folder / f"seed-{seed}"
+    home.mkdir()
+    postgres, valkey = EmbeddedPostgres(home / "postgres"), EmbeddedValkey(home / "valkey", port=_lasting_port())
+    try:
+        postgres.start()
+        valkey.start()
+        settings = Settings(home=home, database_url=postgres.url, redis_url=valkey.url, allowed_roots="/", **SHORT)
+        with _plant(settings) as plant:
+            found = _Seed(plant, postgres, valkey, random.Random(seed)).run(faults, jobs=jobs)
+    finally:
+        valkey.stop()
+        postgres.stop()
+    if not found["violation"]:
+        shutil.rmtree(home)
+    return {"seed": seed, **found}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.postgres = EmbeddedPostgres(folder / "postgres")
-        self.valkey = EmbeddedValkey(folder / "valkey")
-        self.postgres.start()
-        self.valkey.start()
 
-    def close(self) -> None:
-        """Stop the servers."""
-        self.valkey.stop()
-        self.postgres.stop()
+@contextmanager
+def _plant(settings: Settings) -> Iterator[Plant]:
+    engine = make_engine(settings)
+    migrate(engine)
+    plant = Plant(engine, settings)
+    try:
+        yield plant
+    finally:
+        plant.stop()
+        engine.dispose()
 
-    def run(self, seed: int, *, faults: int) -> dict[str, object]:
-        """One seed: what was done, how long recovery took, and what was violated (empty: nothing)."""
-        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE chaos_{seed}")  # a number
-        settings = Settings(
-            home=self.folder / f"seed-{seed}",
-            database_url=self.postgres.url.replace("/regraft?", f"/chaos_{seed}?"),
-            redis_url=self.valkey.url,
-            allowed_roots="/",
-            lease_seconds=3,
-            retry_seconds=0.2,
-            announce_seconds=1,
-            poll_seconds=0.25,
-            stop_seconds=5,
-            hang_seconds=10,
-            max_attempts=20,
-        )
-        settings.home.mkdir()
-        engine = make_engine(settings)
-        migrate(engine)
-        seedling = _Seed(self, Plant(engine, settings), random.Random(seed))
-        try:
-            return {"seed": seed, **seedling.run(faults)}
-        finally:
-            seedling.stop()
-            engine.dispose()
-            shutil.rmtree(settings.home, ignore_errors=True)
+
+def _lasting_port() -> int:
+    """Free, and below those that the kernel gives to clients: nobody gets it while the broker restarts."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class _Seed:
-    def __init__(self, chaos: Chaos, plant: Plant, dice: random.Random) -> None:
-        self.chaos, self.plant, self.dice = chaos, plant, dice
-        self.dispatcher = Process("dispatcher", plant.settings)
+    def __init__(self, plant: Plant, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, dice: random.Random) -> None:
+        self.plant, self.postgres, self.valkey, self.dice = plant, postgres, valkey, dice
         self.faults: dict[str, Callable[[], None]] = {
             "kill_stage_process": self._kill_child,
             "kill_worker": self._kill_worker,
@@ -100,11 +112,17 @@ class _Seed:
             "restart_database": self._restart_database,
         }
 
-    def run(self, count: int) -> dict[str, object]:
-        self.dispatcher.start()
+    def run(self, faults: int, *, jobs: int) -> dict[str, Any]:
+        self.dispatcher = self._start_dispatcher()
+        try:
+            return self._run(faults, [self.plant.submit(steps=STEPS) for _ in range(jobs)])
+        finally:
+            self.dispatcher.kill()
+            self.dispatcher.wait()
+
+    def _run(self, count: int, jobs: list[str]) -> dict[str, Any]:
         for _ in range(2):
             self._start_worker()
-        jobs = [self.plant.submit(steps=STEPS) for _ in range(JOBS)]
         done: Counter[str] = Counter()
         for _ in range(count):
             time.sleep(self.dice.uniform(0.2, 2.0))
@@ -128,10 +146,8 @@ class _Seed:
             "violation": violation,
         }
 
-    def stop(self) -> None:
-        self.plant.stop()
-        self.dispatcher.terminate()
-        self.dispatcher.wait(time.monotonic() + 20)
+    def _start_dispatcher(self) -> subprocess.Popen[bytes]:
+        return self.plant.spawn("dispatcher", [str(FAULTS / "fault_dispatcher.py")], self.plant.settings)
 
     def _start_worker(self) -> None:
         self.plant.start_worker(FAULT_STEP_SECONDS="0.1")
@@ -164,46 +180,75 @@ class _Seed:
         self._start_worker()
 
     def _kill_dispatcher(self) -> None:
-        os.kill(self.dispatcher.pid, signal.SIGKILL)
-        self.dispatcher.wait(time.monotonic() + 10)
-        self.dispatcher.start()
+        self.dispatcher.kill()
+        self.dispatcher.wait()
+        self.dispatcher = self._start_dispatcher()
 
     def _flush(self) -> None:
-        with redis.Redis.from_url(self.chaos.valkey.url) as broker:
+        with redis.Redis.from_url(self.valkey.url) as broker:
             broker.flushall()
 
     def _restart_broker(self) -> None:
-        self.chaos.valkey.stop(with_signal=signal.SIGKILL)
-        shutil.rmtree(self.chaos.valkey.data)  # as without an append-only file
-        self.chaos.valkey.start()
+        self.valkey.stop(with_signal=signal.SIGKILL)
+        shutil.rmtree(self.valkey.data)  # as without an append-only file
+        self.valkey.start()
 
     def _restart_database(self) -> None:
-        self.chaos.postgres.stop(with_signal=signal.SIGQUIT)
-        self.chaos.postgres.start()
+        self.postgres.stop(with_signal=signal.SIGQUIT)
+        self.postgres.start()
 
 
 def main() -> int:
     """Run seeds and print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--faults", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=6, help="for each seed")
+    parser.add_argument("--jobs", type=int, default=3, help="for each seed")
+    parser.add_argument("--parallel", type=int, default=1, help="stacks that run at a time")
+    parser.add_argument("--folder", type=Path, help="for the stacks' data; default: a temporary one, removed")
     options = parser.parse_args()
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder))
-        try:
-            for seed in range(options.first, options.first + options.seeds):
-                found.append(chaos.run(seed, faults=options.faults))
-                print(json.dumps(found[-1]), flush=True)
-        finally:
-            chaos.close()
-    violations = [one["seed"] for one in found if one["violation"]]
-    longest = max(float(str(one["recovery_seconds"])) for one in found)
-    total = sum(sum(one["faults"].values()) for one in found)  # type: ignore[attr-defined]
-    summary = {"seeds": len(found), "faults": total, "violations": violations, "longest_recovery_seconds": longest}
+    began = time.monotonic()
+    with ExitStack() as kept:
+        folder = options.folder or Path(kept.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        found = [_said(row) for row in _all(options, folder)]
+    summary = {**_summary(found), "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps(summary))
-    return 1 if violations else 0
+    return 1 if summary["violations"] else 0
+
+
+def _all(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """The seeds' rows, in the order in which they end."""
+    # Processes that are started afresh: a server ends with the thread that started it.
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.parallel, mp_context=fresh) as pool:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        running = {pool.submit(run, seed, folder, faults=options.faults, jobs=options.jobs): seed for seed in seeds}
+        for ended in as_completed(running):
+            error = ended.exception()
+            yield ended.result() if error is None else {"seed": running[ended], "violation": f"not run: {error!r}"}
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    done: Counter[str] = Counter()
+    for row in rows:
+        done.update(row.get("faults", {}))
+    recovery = sorted(row["recovery_seconds"] for row in rows if not row["violation"])
+    middle = recovery[len(recovery) // 2] if recovery else None
+    return {
+        "seeds": len(rows),
+        "faults": done.total(),
+        "by_fault": dict(sorted(done.items())),
+        "attempts": sum(row.get("attempts", 0) for row in rows),
+        "violations": sorted(row["seed"] for row in rows if row["violation"]),
+        "recovery_seconds": {"median": middle, "longest": max(recovery, default=None)},
+    }
 
 
 if __name__ == "__main__":

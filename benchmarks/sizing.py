@@ -122,7 +122,7 @@ def _train(folder: Path) -> None:
     training = TrainingSpec(batch_size=case["batch"], max_steps=case["steps"], precision=case["precision"])
     target = TargetSpec(kind="cpu")
     architecture = inspect_checkpoint(folder / "base").architecture
-    setup = setup_of(training, target, length=case["length"], dropout=False, ragged=False)
+    setup = setup_of(training, target, length=case["length"], dropout=False)
     foretold = memory_of(architecture, setup, micro_batch=case["batch"], on_cpu=True)
     progress, began = _UntilLastStep(case["steps"]), time.monotonic()
     task = TrainTask(

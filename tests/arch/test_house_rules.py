@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from regraft.cerebrassite import CerebrasSite
 from regraft.cli import make_app
 from regraft.jobs import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from regraft.settings import Settings
@@ -46,7 +47,8 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 def test_every_setting_is_in_the_example_with_its_default() -> None:
     text = (ROOT / ".env.example").read_text()
     shown = dict(re.findall(r"^REGRAFT_(\w+)=(.*)$", text, re.MULTILINE))
-    for name, field in Settings.model_fields.items():
+    cerebras = {f"cerebras_{name}": field for name, field in CerebrasSite.model_fields.items()}
+    for name, field in {**Settings.model_fields, **cerebras}.items():
         value = shown.pop(name.upper())
         default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
         assert value == (default[:-2] if default.endswith(".0") else default), name

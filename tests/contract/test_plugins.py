@@ -15,8 +15,10 @@ from regraft.child import LineProgress
 from regraft.families import FAMILIES, Family, detect, expected_tensors, parameter_count
 from regraft.keymap import find_hf
 from regraft.ports import NullProgress, Progress
+from regraft.specs import TargetSpec
 from regraft_dataprep.sources.base import Source
 from regraft_worker.trainer.targets import PACKAGE as TARGETS
+from regraft_worker.trainer.targets import target_for
 
 SOURCES = "regraft_dataprep.sources"
 BY_NAME = {"ids": lambda family: family.name}
@@ -37,7 +39,13 @@ def test_a_target_says_what_there_is_and_refuses_what_there_is_not(name: str) ->
     facts = module.available()
     assert isinstance(facts["available"], bool)
     assert json.loads(json.dumps(facts)) == facts
-    if facts["available"]:
+    if not hasattr(module, "Target"):  # something else computes
+        for entry in (module.train, module.preflight):
+            assert list(inspect.signature(entry).parameters) == ["task", "progress"]
+        with pytest.raises(ValueError, match=r"target\.kind"):
+            target_for(TargetSpec.model_construct(kind=name))
+        return
+    if facts["available"] and not hasattr(module, "run_stage"):
         target = module.Target(1)
         assert isinstance(target.device, str)
         with target.autocast("fp32"):

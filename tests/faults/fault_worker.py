@@ -11,6 +11,7 @@ from functools import partial
 
 from regraft.jobstore import make_engine
 from regraft.logs import log_to_stderr
+from regraft.processes import die_with
 from regraft.queue import make_celery
 from regraft.settings import Settings
 from regraft.workerprocess import Service, serve
@@ -23,6 +24,7 @@ def shifted(real: object, seconds: float) -> float:
 
 
 if __name__ == "__main__":
+    die_with(os.environ["FAULT_PARENT"])
     if offset := float(os.environ.get("FAULT_CLOCK", "0")):
         time.time = partial(shifted, time.time, offset)
     settings = Settings()

@@ -61,20 +61,23 @@ class Plant:
         return self.jobs.create(spec(training=training), priority=priority).id
 
     def start_worker(self, settings: Settings | None = None, **environment: str) -> subprocess.Popen[bytes]:
-        chosen = settings or self.settings
-        values = {f"REGRAFT_{name.upper()}": str(value) for name, value in chosen.model_dump().items()}
-        path = os.pathsep.join([str(HERE), str(HERE.parent)])
-        log = (self.settings.home / f"worker-{len(self.workers)}.log").open("ab")
-        worker = subprocess.Popen(
-            [sys.executable, str(HERE / "fault_worker.py")],
-            env={**os.environ, **values, "PYTHONPATH": path, **environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
+        name = f"worker-{len(self.workers)}"
+        worker = self.spawn(name, [str(HERE / "fault_worker.py")], settings or self.settings, **environment)
         self.workers.append(worker)
         return worker
+
+    def spawn(self, name: str, program: list[str], settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
+        """A process of the plant with its log, which also ends when this process does."""
+        values = {f"REGRAFT_{key.upper()}": str(value) for key, value in settings.model_dump().items()}
+        path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with (self.settings.home / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *program],
+                env={**os.environ, **values, "PYTHONPATH": path, "FAULT_PARENT": str(os.getpid()), **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def stage(self, job_id: str, name: str = "train") -> Stage:
         return next(stage for stage in self.jobs.get(job_id).stages if stage.name == name)

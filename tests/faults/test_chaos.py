@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 
 
+def chaos(*options: str, **environment: str) -> tuple[int, dict[str, Any]]:
+    """Its exit status and its summary."""
+    command = [sys.executable, str(CHAOS), *options]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
 def test_two_seeds_violate_nothing() -> None:
-    command = [sys.executable, str(CHAOS), "--seeds", "2", "--faults", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["faults"] == 8
+    status, summary = chaos("--seeds", "2", "--faults", "4", "--parallel", "2")
+    assert (status, summary["violations"], summary["faults"]) == (0, [], 8)
+
+
+def test_a_computation_that_ends_elsewhere_is_found(tmp_path: Path) -> None:
+    small = ("--seeds", "1", "--first-seed", "7", "--jobs", "1", "--faults", "0", "--folder", str(tmp_path))
+    status, summary = chaos(*small, FAULT_START="elsewhere")
+    assert (status, summary["violations"]) == (1, [7])
+    assert (tmp_path / "seed-7" / "worker-0.log").exists()

@@ -25,7 +25,9 @@ S, J, N = StageStatus, JobStatus, StageName
 
 
 def stages(**status: StageStatus) -> dict[StageName, StageStatus]:
-    return {name: status.get(name, S.PENDING) for name in N}
+    """Of a job without a preflight, unless it is named."""
+    names = [name for name in N if name is not N.PREFLIGHT or name in status]
+    return {name: status.get(name, S.PENDING) for name in names}
 
 
 def test_every_status_has_a_row() -> None:
@@ -66,6 +68,12 @@ def test_what_is_done_stays_done() -> None:
 
 def test_prepare_and_convert_are_ready_at_once_and_the_others_wait() -> None:
     assert now_ready(stages()) == [N.PREPARE, N.CONVERT]
+
+
+def test_a_preflight_comes_before_anything_is_spent() -> None:
+    assert now_ready(stages(preflight=S.PENDING)) == [N.PREFLIGHT]
+    assert now_ready(stages(preflight=S.RUNNING)) == []
+    assert now_ready(stages(preflight=S.SUCCEEDED)) == [N.PREPARE, N.CONVERT]
 
 
 def test_train_waits_for_both() -> None:

@@ -17,21 +17,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from regraft import verdict
-from regraft.child import SUPERVISOR
+from regraft.child import LEAVE, SUPERVISOR
+from regraft.environment import SUFFIX
 from regraft.errors import FencedError
+from regraft.jobs import StageName
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
 from regraft.memorycontrol import oom_kills
+from regraft.mirrored import mirror_environment
 from regraft.plan import task_for
 from regraft.processes import kill_marked
 from regraft.runlog import RunLog, secrets_in
 from regraft.settings import Settings
+from regraft.specs import CerebrasTargetSpec
 from regraft.tether import Tether
 
 POLL_SECONDS = 0.5
 MARK = "REGRAFT_ATTEMPT"
 """Environment variable that a stage process and everything it starts carries."""
-KEPT_FROM_CHILDREN = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL")
+_SECRETS = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL", "REGRAFT_API_KEY")
+KEPT_FROM_CHILDREN = {*_SECRETS, "PGPASSWORD", "REDIS_PASSWORD", *(name + SUFFIX for name in _SECRETS)}
 
 
 class Attempt:
@@ -55,6 +60,8 @@ class Attempt:
         self._asked: Wanted | None = None
         self._asked_at = 0.0
         self._drained = self._hung = False
+        # One that trains elsewhere cannot save at any moment: a pause waits for its next checkpoint.
+        self._saves_at_times = claim.stage is StageName.TRAIN and isinstance(claim.spec.target, CerebrasTargetSpec)
         self._child = self._start(module)
         self._oom_kills = oom_kills(os.getpid())
         self._tether = Tether(self._child)
@@ -70,7 +77,7 @@ class Attempt:
         """Until the process has ended and everything it said is written."""
         try:
             while self._child.poll() is None:
-                self._reader.wait(POLL_SECONDS)
+                self._wait()
                 self._keep_in_touch()
                 self._enforce()
             self._clear_away()
@@ -79,6 +86,14 @@ class Attempt:
         finally:
             self._clear_away()
         return self._outcome()
+
+    def _wait(self) -> None:
+        """Until it has said something, or has ended, or it is time to look after it."""
+        if self._reader.ended:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(POLL_SECONDS)
+        else:
+            self._reader.wait(POLL_SECONDS)
 
     def _start(self, module: str) -> subprocess.Popen[str]:
         claim = self._claim
@@ -89,6 +104,7 @@ class Attempt:
             results=claim.results,
             storage=self._settings.storage_root,
             override=claim.override,
+            epoch=claim.epoch,
         )
         child = subprocess.Popen(
             [sys.executable, "-m", module, claim.stage],
@@ -97,7 +113,7 @@ class Attempt:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=child_environment(self._settings, self._mark),
+            env=child_environment(self._settings, self._mark, epoch=claim.epoch),
         )
         assert child.stdin is not None
         with suppress(BrokenPipeError):  # it died at once, and its exit status tells
@@ -140,20 +156,33 @@ class Attempt:
                 time.sleep(1.0)
 
     def _ask(self) -> None:
-        if self._asked is not None or time.monotonic() - self._checked < POLL_SECONDS:
+        patient = self._asked is Wanted.PAUSE and self._saves_at_times
+        if (self._asked is not None and not patient) or time.monotonic() - self._checked < POLL_SECONDS:
             return
         self._checked = time.monotonic()
         wanted = self._leases.wanted(self._claim)
+        if patient:
+            self._hurry(wanted)
+            return
         self._drained = wanted is Wanted.GO_ON and self._drain.is_set()
         if wanted is not Wanted.GO_ON or self._drained:
             self._asked, self._asked_at = wanted, time.monotonic()
+            waits = wanted is Wanted.PAUSE and self._saves_at_times
+            self._child.send_signal(signal.SIGUSR1 if waits else LEAVE if self._drained else signal.SIGTERM)
+
+    def _hurry(self, wanted: Wanted) -> None:
+        """A pause that is still waiting for a checkpoint ends at once when more than a pause is wanted."""
+        if wanted in (Wanted.CANCEL, Wanted.DROP) or self._drain.is_set():
+            self._saves_at_times = False
+            self._asked = Wanted.PAUSE if self._drain.is_set() and wanted is Wanted.PAUSE else wanted
+            self._asked_at, self._relay.stop_by = time.monotonic(), 0.0
             self._child.send_signal(signal.SIGTERM)
 
     def _enforce(self) -> None:
         """The deadlines: of a stop, and of silence."""
         now = time.monotonic()
         if self._asked is not None:
-            if now - self._asked_at > self._settings.stop_seconds:
+            if now > max(self._asked_at + self._settings.stop_seconds, self._relay.stop_by):
                 self._kill()
         elif now - self._heard > self._settings.hang_seconds:
             self._hung = True
@@ -199,11 +228,14 @@ class Attempt:
         return before is not None and after is not None and after > before
 
 
-def child_environment(settings: Settings, mark: str) -> dict[str, str]:
+def child_environment(settings: Settings, mark: str, *, epoch: int = 0) -> dict[str, str]:
     """This process's, without what a core has no business with."""
     name, _, value = mark.partition("=")
     kept = {key: text for key, text in os.environ.items() if key not in KEPT_FROM_CHILDREN}
-    return {**kept, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
+    storage = mirror_environment(
+        settings.storage_root, settings.cache_folder, most_bytes=settings.cache_bytes, epoch=epoch
+    )
+    return {**kept, **storage, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, cli_storage, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -41,7 +41,8 @@ def make_app() -> typer.Typer:
         if group and group not in groups:
             groups[group] = typer.Typer(help=GROUPS.get(group), no_args_is_help=True)
             app.add_typer(groups[group], name=group)
-        (groups[group] if group else app).command(name)(function)
+        kind = getattr(function, "command_class", None)
+        (groups[group] if group else app).command(name, cls=kind)(function)
     return app
 
 
@@ -62,6 +63,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "drain on": cli_operations.drain_on,
         "drain off": cli_operations.drain_off,
         "limits": cli_operations.limits,
+        "storage clean": cli_storage.clean,
         "plan": cli_plan.plan,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
@@ -76,6 +78,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "jobs retry": cli_jobs.retry,
         "jobs clone": cli_jobs.clone,
         "keys create": cli_keys.create,
+        "keys adopt": cli_keys.adopt,
         "keys list": cli_keys.list_,
         "keys revoke": cli_keys.revoke,
         "doctor": cli_doctor.doctor,
@@ -98,14 +101,21 @@ def up(
 
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from regraft.jobstore import make_engine
+    from regraft.jobstore import UNREACHABLE, make_engine
     from regraft.jobstore import migrate as upgrade
     from regraft.logs import log_to_stderr
     from regraft.settings import Settings
 
     settings = Settings()
     log_to_stderr(settings)
-    upgrade(make_engine(settings))
+    try:
+        upgrade(make_engine(settings))
+    except UNREACHABLE as error:
+        raise RegraftError(
+            f"the database cannot be used: {str(error).splitlines()[0]}",
+            field="REGRAFT_DATABASE_URL",
+            remedy="Check its address, that it is up, and that user and password are those it was made with.",
+        ) from error
     typer.echo("the schema is up to date")
 
 

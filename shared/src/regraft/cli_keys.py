@@ -6,18 +6,20 @@ asks the API, which takes a key of the scope `admin`, as `regraft up` has one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from regraft.cli_jobs import api_client
+from regraft.environment import variable
+from regraft.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from regraft.jobstore import Keys
+    from regraft.jobstore import Keys, Scope
 
 PROJECT = typer.Option(help="Project whose jobs the key opens. Only with REGRAFT_DATABASE_URL.")
 
@@ -39,6 +41,37 @@ def create(
             key_id = row.id
     typer.echo(key)
     typer.echo(f"this is the only time that {key_id} is shown", err=True)
+
+
+def adopt(
+    keys: Annotated[
+        list[str], typer.Argument(help="SCOPE=FILE, e.g. admin=/run/secrets/api_key.", metavar="SCOPE=FILE")
+    ],
+    project: Annotated[str, PROJECT] = "default",
+) -> None:
+    """Make keys valid that were made elsewhere, as a deployment's secrets are. Needs REGRAFT_DATABASE_URL.
+
+    A key is `rgk_`, 12 hexadecimal digits, `_` and 32 letters or digits. One that is valid already is left alone, so
+    this can run at every start.
+    """
+    wanted = [_named(text) for text in keys]
+    with _keys(project) as store:
+        if store is None:
+            raise InvalidInputError("keys are adopted in the database", field="REGRAFT_DATABASE_URL", value="")
+        for scope, path, key in wanted:
+            row = store.adopt(key, name=path.name, scope=scope)
+            typer.echo(f"{row.id} ({path.name}) is valid, scope {row.scope}")
+
+
+def _named(text: str) -> tuple[Scope, Path, str]:
+    """Scope, file and key of one argument."""
+    scope, equals, place = text.partition("=")
+    if not equals:
+        raise InvalidInputError("is not SCOPE=FILE", field="keys adopt", value=text)
+    try:
+        return _scope(scope), Path(place), Path(place).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InvalidInputError(f"cannot be read: {error.strerror}", field="keys adopt", value=place) from error
 
 
 def list_(project: Annotated[str, PROJECT] = "default") -> None:
@@ -81,7 +114,7 @@ def _rows(project: str) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _keys(project: str) -> Iterator[Keys | None]:
     """The keys in the database, None if it is the API that must be asked."""
-    if not os.environ.get("REGRAFT_DATABASE_URL"):
+    if not variable("REGRAFT_DATABASE_URL"):
         yield None
         return
     from regraft.jobstore import Keys, make_engine
@@ -94,8 +127,7 @@ def _keys(project: str) -> Iterator[Keys | None]:
         engine.dispose()
 
 
-def _scope(name: str) -> Any:
-    from regraft.errors import InvalidInputError
+def _scope(name: str) -> Scope:
     from regraft.jobstore import Scope
 
     if name not in list(Scope):

@@ -18,6 +18,7 @@ from regraft.planning import Offer, Plan
 from regraft.planview import show_plan
 from regraft.sizing import DEVICES, device_named
 from regraft.specs import JobSpec
+from regraft.specs.target import without_tags
 
 
 def plan(
@@ -83,7 +84,7 @@ def _spec(job: dict[str, Any]) -> JobSpec:
         return JobSpec.model_validate(job)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in without_tags(first["loc"]))
         raise InvalidInputError(
             first["msg"], field=field, value=first["input"], remedy="See the job's fields at /docs of the API."
         ) from error

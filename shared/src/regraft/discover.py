@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
 
@@ -56,3 +56,11 @@ def folder_of(package: str) -> Path:
 def commands() -> dict[str, Callable[..., None]]:
     """Command line words (`serve api`, `prepare`) to the functions that installed services offer for them."""
     return {entry.name: entry.load() for entry in sorted(entry_points(group="regraft.commands"))}
+
+
+def version_of(distribution: str) -> str:
+    """The version that is installed, or that none is: run from its sources, as on a machine that is only lent."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"

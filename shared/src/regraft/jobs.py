@@ -58,6 +58,7 @@ class StageStatus(StrEnum):
 
 
 class StageName(StrEnum):
+    PREFLIGHT = "preflight"
     PREPARE = "prepare"
     CONVERT = "convert"
     TRAIN = "train"
@@ -65,10 +66,12 @@ class StageName(StrEnum):
     EXPORT = "export"
 
 
-# `prepare` and `convert` need nothing of each other and run side by side.
+# `prepare` and `convert` need nothing of each other and run side by side. Only jobs that ask for it have a `preflight`;
+# a need that a job does not have counts as met.
 NEEDS: Mapping[StageName, tuple[StageName, ...]] = {
-    StageName.PREPARE: (),
-    StageName.CONVERT: (),
+    StageName.PREFLIGHT: (),
+    StageName.PREPARE: (StageName.PREFLIGHT,),
+    StageName.CONVERT: (StageName.PREFLIGHT,),
     StageName.TRAIN: (StageName.PREPARE, StageName.CONVERT),
     StageName.EVALUATE: (StageName.TRAIN,),
     StageName.EXPORT: (StageName.EVALUATE,),

@@ -11,12 +11,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from regraft.environment import variable
+
 NAME = "api-key"
 
 
 def find_key(url: str) -> str:
-    """REGRAFT_API_KEY, else for an API on this machine the key of its `regraft up`; empty if there is none."""
-    named = os.environ.get("REGRAFT_API_KEY", "")
+    """REGRAFT_API_KEY or its file, else for an API on this machine the key of its `regraft up`; empty if none."""
+    named = variable("REGRAFT_API_KEY")
     if named or not is_loopback(urlsplit(url).hostname or ""):
         return named
     return read_key(Path(os.environ.get("REGRAFT_HOME") or "~/.regraft").expanduser())

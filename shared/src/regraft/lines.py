@@ -27,6 +27,8 @@ class LineReader:
         self._stream = child.stdout
         self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._arrived = threading.Event()
+        self.ended = False
+        """True once the child has closed its end, as it does when it ends."""
         self.closed = False
         self._thread = threading.Thread(target=self._read, name="stage-lines", daemon=True)
         self._thread.start()
@@ -58,6 +60,7 @@ class LineReader:
             if isinstance(line, dict) and "type" in line:
                 self._lines.put(line)
             self._arrived.set()
+        self.ended = True
         self._arrived.set()
 
 
@@ -74,6 +77,8 @@ class Relay:
         self._written = 0.0
         self._pace = _Pace()
         self.last: Line | None = None
+        self.stop_by = 0.0
+        """Until when the stage has asked to be let alone while it stops, in `time.monotonic`."""
 
     def take(self, lines: list[Line]) -> None:
         """Add lines to the next report."""
@@ -85,6 +90,10 @@ class Relay:
                     self._pending.artifacts.append(line)
                 case "event":
                     self._pending.events.append(line)
+                case "condition":
+                    self._pending.condition = {"reason": line["reason"], "message": line["message"]}
+                case "stopping":
+                    self.stop_by = time.monotonic() + line["seconds"]
                 case "invite":
                     self._invite(line["where"], line["workers"])
                 case kind if kind in LAST:

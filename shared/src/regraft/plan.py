@@ -8,12 +8,16 @@ from typing import Any
 from regraft.checkpoint_files import WEIGHT_SUFFIXES
 from regraft.jobs import StageName
 from regraft.specs import (
+    AttemptRef,
+    CerebrasTargetSpec,
     ConvertTask,
     EvaluateTask,
     ExportTask,
     JobSpec,
+    PreflightTask,
     PrepareTask,
     Spec,
+    TargetSpec,
     TrainingSpec,
     TrainTask,
 )
@@ -21,12 +25,25 @@ from regraft.specs import (
 Results = Mapping[StageName, Mapping[str, Any]]
 
 # Stages that compute with the model run where the target is; the others run anywhere.
-ON_TARGET = (StageName.TRAIN, StageName.EVALUATE)
+ON_TARGET = (StageName.PREFLIGHT, StageName.TRAIN, StageName.EVALUATE)
+
+
+def stages_for(spec: JobSpec) -> tuple[StageName, ...]:
+    """The stages of a job, in order."""
+    checked = isinstance(spec.target, CerebrasTargetSpec) and spec.target.preflight != "none"
+    return tuple(name for name in StageName if checked or name is not StageName.PREFLIGHT)
 
 
 def queue_for(stage: StageName, spec: JobSpec) -> str:
     """The queue a stage waits in: one per stage, and per target where the hardware matters."""
-    return f"{stage}.{spec.target.kind}" if stage in ON_TARGET else str(stage)
+    kind = evaluation_target(spec).kind if stage is StageName.EVALUATE else spec.target.kind
+    return f"{stage}.{kind}" if stage in ON_TARGET else str(stage)
+
+
+def evaluation_target(spec: JobSpec) -> TargetSpec:
+    """Where checkpoints are scored: where they are trained, unless no process of ours computes there."""
+    target = spec.target
+    return TargetSpec(kind=target.evaluate_on) if isinstance(target, CerebrasTargetSpec) else target
 
 
 def task_for(
@@ -37,13 +54,25 @@ def task_for(
     results: Results,
     storage: str,
     override: Mapping[str, Any] | None = None,
+    epoch: int = 0,
 ) -> Spec:
     """The task of a stage whose needs are met; `results` holds what finished stages handed back.
 
-    `override` is what this attempt does otherwise than the spec says: fields of `training`.
+    `override` is what this attempt does otherwise than the spec says: fields of `training`; `epoch` is its number.
     """
     folder = f"{storage.rstrip('/')}/jobs/{job_id}"
+    attempt = AttemptRef(job=job_id, stage=stage, epoch=epoch)
     match stage:
+        case StageName.PREFLIGHT:
+            return PreflightTask(
+                checkpoint_uri=spec.base_checkpoint.uri,
+                max_sequence_length=spec.dataset.max_sequence_length,
+                training=spec.training,
+                target=spec.target,
+                priority=spec.priority,
+                output_uri=f"{folder}/preflight",
+                attempt=attempt,
+            )
         case StageName.PREPARE:
             return _prepare(spec, storage)
         case StageName.CONVERT:
@@ -55,6 +84,8 @@ def task_for(
                 training=_overridden(spec.training, override or {}),
                 target=spec.target,
                 output_uri=f"{folder}/train",
+                priority=spec.priority,
+                attempt=attempt,
             )
         case StageName.EVALUATE:
             return _evaluate(spec, results, folder)
@@ -98,9 +129,19 @@ def _evaluate(spec: JobSpec, results: Results, folder: str) -> EvaluateTask:
         checkpoints={"base": results[StageName.CONVERT]["uri"], "trained": results[StageName.TRAIN]["uri"]},
         sets=spec.training.evaluate.sets,
         batch_size=spec.training.batch_size,
-        precision=spec.training.precision,
-        target=spec.target,
+        precision=_scored_in(spec),
+        target=evaluation_target(spec),
         output_uri=folder,
+    )
+
+
+def _scored_in(spec: JobSpec) -> str:
+    """The training's precision; a processor has no fp16, and whoever trains elsewhere may score on one."""
+    on_cpu = evaluation_target(spec).kind == "cpu"
+    return (
+        "fp32"
+        if on_cpu and spec.target.kind != "cpu" and spec.training.precision == "fp16"
+        else spec.training.precision
     )
 
 

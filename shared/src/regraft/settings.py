@@ -1,21 +1,42 @@
 """Settings of every process, read from the environment (prefix `REGRAFT_`) by whoever composes a process.
 
-Nothing here is global: `Settings()` is called in a composition root and handed down.
+Nothing here is global: `Settings()` is called in a composition root and handed down. Each can be given as a file too:
+`REGRAFT_DATABASE_URL_FILE` names one that holds the database URL.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from regraft.environment import from_file
+
+PREFIX = "REGRAFT_"
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """Settings from the files that `REGRAFT_<NAME>_FILE` name."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Of one setting; None where no file is named."""
+        return from_file(PREFIX + field_name.upper()) or None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Of all that have a file."""
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Settings(BaseSettings):
     """One value per environment variable, e.g. `database_url` is `REGRAFT_DATABASE_URL`."""
 
-    model_config = SettingsConfigDict(env_prefix="REGRAFT_", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Path("~/.regraft")
     """Folder for everything that a machine keeps: artifacts, logs, the embedded servers' data."""
@@ -24,7 +45,10 @@ class Settings(BaseSettings):
     redis_url: str = ""
     """Redis or Valkey, e.g. `redis://:password@host:6379/0`. Empty: `regraft up` starts its own."""
     storage_uri: str = ""
-    """Where artifacts go; every service must see it. Empty: `storage` under `home`."""
+    """Where artifacts go: a folder that every service sees, or `s3://bucket/prefix`. Empty: `storage` under `home`."""
+    cache_bytes: int = Field(0, ge=0)
+    """With storage on S3: what copies of artifacts may take on a worker's disk; those that nothing uses are deleted
+    beyond it. 0: no limit."""
     api_host: str = "127.0.0.1"
     """Address the API listens on."""
     api_port: int = Field(8000, ge=0, le=65535)
@@ -64,12 +88,42 @@ class Settings(BaseSettings):
     """A stage process that reports no progress for so long is killed and tried again."""
     poll_seconds: float = Field(5.0, gt=0)
     """An idle worker looks for ready stages in the database this often, whatever the broker does."""
+    kubernetes_pod: str = ""
+    """YAML file with the PodTemplateSpec of training pods: with it, a worker offers the target `kubernetes`."""
+    kubernetes_nodes: int = Field(1, ge=1)
+    """Pods that one job may have."""
+    kubernetes_node_devices: int = Field(8, ge=1)
+    """Devices that a pod may have."""
+    kubernetes_device: Literal["gpu", "cpu"] = "gpu"
+    """The target that computes in a pod."""
+    kubernetes_queue: str = ""
+    """Kueue's LocalQueue that Jobs are created for, suspended. Empty: they start at once."""
+    kubernetes_namespace: str = ""
+    """Where Jobs are created. Empty: the namespace of the worker's service account."""
+    kubernetes_api: str = "https://kubernetes.default.svc"
+    """The API server."""
+    kubernetes_account: str = "/var/run/secrets/kubernetes.io/serviceaccount"
+    """Folder with the service account's `token`, `ca.crt` and `namespace`."""
     log_bytes: int = Field(16 * 1024**2, ge=4096)
     """Size at which the log of a stage process is rotated; four older parts are kept."""
+    pulse_path: str = ""
+    """File that dispatcher and workers touch while they turn, for health checks of containers. Empty: none."""
     log_level: str = "INFO"
     """Level of the processes' own logs."""
     log_format: Literal["json", "text"] = "json"
     """`json`: one object a line, with the ids of job, stage and attempt. `text`: for people."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before the environment before files named in it."""
+        return init_settings, env_settings, FileSource(settings_cls)
 
     @field_validator("home")
     @classmethod
@@ -86,6 +140,11 @@ class Settings(BaseSettings):
     def storage_root(self) -> str:
         """`storage_uri`, or its default."""
         return self.storage_uri or (self.home / "storage").as_uri()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where a machine keeps its copies of artifacts, with storage on S3."""
+        return self.home / "cache"
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -25,6 +25,7 @@ class Watcher:
         self._status: dict[str, str] = {}
         self._line: dict[str, str] = {}
         self._printed: dict[str, float] = {}
+        self._reason: dict[str, str] = {}
 
     def show(self, job: dict[str, Any]) -> None:
         """Print the changes since the last call."""
@@ -43,6 +44,9 @@ class Watcher:
                 return
             self._line[name], self._printed[name] = progress, time.monotonic()
             self._print(f"{name:8} {progress}")
+        if status == "running" and stage["reason"] and stage["reason"] != self._reason.get(name):
+            self._reason[name] = stage["reason"]
+            self._print(f"{name:8} {stage['reason']}: {stage['message']}")
         if status != self._status.get(name):
             self._status[name] = status
             if status not in ("pending", "ready"):

@@ -15,14 +15,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, signals
 from celery.worker import WorkController
 from sqlalchemy import Engine
 
+from regraft.discover import version_of
 from regraft.jobstore import UNREACHABLE, Leases, Workers
+from regraft.pulse import Pulse
 from regraft.queue import hand_over, invite, is_busy, register, register_assistance
 from regraft.runner import Supervisor
 from regraft.settings import Settings
@@ -56,7 +57,7 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
     supervisor.clear_away()
-    beat = Heartbeat(Workers(engine), name, service)
+    beat = Heartbeat(Workers(engine), name, service, Pulse(settings.pulse_path))
     poller = Poller(supervisor, service.queues, on_start=beat.start)
     # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
     # only once the broker has answered.
@@ -125,7 +126,8 @@ class Poller:
 class Heartbeat:
     """Keeps the worker's row fresh from a thread of its own."""
 
-    def __init__(self, workers: Workers, name: str, service: Service) -> None:
+    def __init__(self, workers: Workers, name: str, service: Service, pulse: Pulse) -> None:
+        self._pulse = pulse
         self._workers = workers
         self._name = name
         self._service = service
@@ -149,6 +151,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
+            self._pulse.beat()
             try:
                 self._beat()
             except UNREACHABLE as error:
@@ -161,7 +164,7 @@ class Heartbeat:
         self._workers.seen(
             self._name,
             service=service.name,
-            version=version("regraft"),
+            version=version_of("regraft"),
             queues=service.queues,
             offers=service.offers,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from typer.testing import CliRunner
 
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError
 from regraft_worker import cli_convert, cli_inspect
-from regraft_worker.conversion import roundtrip
+from regraft_worker.conversion import transfer_making, transfer_writing
 from regraft_worker.conversion.bits import same_bits
+from regraft_worker.conversion.containers import open_container
 from regraft_worker.conversion.formats import FORMATS
+from regraft_worker.conversion.writers.finished import Finished
 
 RELEASE = ASSETS / "release-1.8.0"
 
@@ -217,29 +220,43 @@ def test_a_failure_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert "Traceback" in CliRunner().invoke(app, [*words, "--debug"]).stderr
 
 
-def test_a_file_that_reads_back_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = sample(tmp_path / "base", "gptneox")
-    real = roundtrip._bits
-    seen = []
+@pytest.mark.parametrize("release", ["cs-1.8", "cs-2.9"])
+@pytest.mark.parametrize("family", ["gptj", "gptneox"])
+def test_a_file_with_one_other_bit_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, release: str
+) -> None:
+    """In any tensor: one that the decoder multiplies with, a bias, a norm, rows of the embedding that no id names."""
+    base, real = sample(tmp_path / "base", family), transfer_writing.write_once
+    edit_weights(base, **{n: torch.randn_like(t) for n, t in load_file(base / "model.safetensors").items()})
+    names: list[str] = []
 
-    def flipped(block: torch.Tensor) -> torch.Tensor:
-        seen.append(block)
-        return real(block) ^ 1 if len(seen) == 6 else real(block)  # the third tensor, as it was read back
+    def flipped(path: Path, write: Callable[[Path], dict[str, str]], *, finished: Finished) -> None:
+        real(path, write, finished=finished)
+        with open_container(path) as container:
+            tensors = {name: lazy.whole().clone() for name, lazy in container.tensors.items()}
+        names[:] = sorted(name for name in tensors if "transformer_decoder.norm" not in name)  # stored once, as ln_f
+        content, wanted = bytearray(path.read_bytes()), tensors[names[number]].numpy().tobytes()
+        assert content.count(wanted) == 1
+        content[content.index(wanted) + len(wanted) - 4] ^= 1  # the lowest bit of the last value
+        path.write_bytes(content)
 
-    monkeypatch.setattr(roundtrip, "_bits", flipped)
-    with pytest.raises(InvalidDataError, match="read back with other values") as caught:
-        convert(base, "hf", "cs-2.9", tmp_path / "out")
-    assert caught.value.reason == "conversion_not_exact"
-    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr(transfer_making, "write_once", flipped)
+    number = 0
+    while number == 0 or number < len(names):
+        with pytest.raises(InvalidDataError, match="read back with other values") as caught:
+            convert(base, "hf", release, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+        assert caught.value.reason == "conversion_not_exact"
+        number += 1
 
 
-def test_the_leftovers_of_a_killed_conversion_are_removed(tmp_path: Path) -> None:
+def test_the_leftovers_of_a_killed_conversion_of_a_config_are_removed(tmp_path: Path) -> None:
     base, out = sample(tmp_path / "base"), tmp_path / "out"
-    dead, alive = (out / f".part-pytorch_model_to_cs-1.8.mdl-{pid}" for pid in (2**22 + 1, 1))
+    dead, alive = (out / f".part-config_to_cs-1.8.yaml-{pid}" for pid in (2**22 + 1, 1))
     for folder in (dead, alive):
         folder.mkdir(parents=True)
         (folder / "half").write_bytes(b"x")
-    convert(base, "hf", "cs-1.8", out)
+    run("convert-config", base / "config.json", "--src-fmt", "hf", "--tgt-fmt", "cs-1.8", "--output-dir", out)
     assert (dead.exists(), alive.exists()) == (False, True)
 
 
@@ -275,6 +292,28 @@ def test_what_cannot_be_done_names_the_option(tmp_path: Path, options: list[str]
         run("convert", base / "model.safetensors", *options)
     assert caught.value.field == field
     assert not list(base.glob("*_to_*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ([], "--data-dir"),
+        (["--data-dir", "data", "--job", "none.yaml"], "job file"),
+        (["--data-dir", "data"], "--output-dir"),
+    ],
+)
+def test_a_params_file_that_cannot_be_written_is_refused_before_the_conversion(
+    tmp_path: Path, options: list[str], field: str
+) -> None:
+    base = sample(tmp_path / "base", max_position_embeddings=512)
+    out, params = tmp_path / "out", tmp_path / "params.yaml"
+    params.write_text("there already")
+    with pytest.raises((InvalidInputError, ConflictError)) as caught:
+        convert(base, "hf", "cs-2.9", out, "--params-out", params, *options)
+    assert caught.value.field == field
+    assert not out.exists()
+    convert(base, "hf", "cs-2.9", out, "--params-out", params, "--data-dir", "data", "--overwrite")
+    assert "train_dataloader" in params.read_text() or "trainer" in params.read_text()
 
 
 def test_a_config_alone(tmp_path: Path, base: Path) -> None:

@@ -91,12 +91,23 @@ def test_the_trainer_form_is_the_one_that_release_2_10_ran() -> None:
         ({"schedule": [{"constant": {"value": 1e-3}}]}, "optimizer", "learning_rate"),
         ({"seed": 2}, "runconfig", "seed"),
         ({"evaluate": {"every_steps": 10}}, "runconfig", "eval_frequency"),
+        ({"evaluate": {"max_windows": 9}}, "runconfig", "eval_steps"),
+        ({"dropout": {"residual": 0.25}}, "model", "residual_dropout_rate"),
     ],
 )
 def test_what_the_job_says_otherwise_shows(change: dict[str, Any], section: str, key: str) -> None:
     spec = {"checkpoint": {"every_steps": 10}}
     before, after = read(made(job(**spec), "cs-1.8")), read(made(job(**spec, **change), "cs-1.8"))
     assert differences(before[section], after[section]).keys() - {"shuffle_seed"} == {key}
+
+
+def test_the_loss_is_the_jobs_whatever_the_section_says() -> None:
+    section = {**read_section(CS_1_8), "loss_scaling": "batch_size", "loss_weight": 0.5}
+    spec = job(loss={"scaling": "batch_size", "weight": 0.25})
+    for wanted, expected in ((job(), ("num_tokens", None)), (spec, ("batch_size", 0.25))):
+        model = params_file(wanted, section, target=FORMATS["cs-1.8"], data_dir="data").content["model"]
+        assert isinstance(model, dict)
+        assert (model["loss_scaling"], model.get("loss_weight")) == expected
 
 
 def test_words_change_from_era_to_era() -> None:
@@ -166,6 +177,11 @@ def test_a_default_schedule_is_written_out() -> None:
         (job(length=129), "dataset.max_sequence_length"),
         (job(mixture=[{"uri": "other", "weight": 1.0}]), "training.mixture"),
         (job(data_subset="0.0-0.5"), "training.data_subset"),
+        (
+            job(evaluate={"every_steps": 10}, early_stopping={}, checkpoint={"every_steps": 10}),
+            "training.early_stopping",
+        ),
+        (job(loss_spike={"policy": "skip"}), "training.loss_spike.policy"),
         (job(packing={"document_boundaries": True}), "dataset.packing.document_boundaries"),
         (job(evaluate={"every_steps": 7}, checkpoint={"every_steps": 10}), "training.evaluate.every_steps"),
     ],

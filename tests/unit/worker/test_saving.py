@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny_runs import NEOX, Recorder, contents, task, write_dataset, write_model
 
 from regraft.errors import InvalidDataError, StorageFailedError
 from regraft.storage import is_published, local_path
-from regraft_worker.trainer import checkpoint, loop, writing
+from regraft_worker.trainer import checkpoint, loop, snapshot, writing
 from regraft_worker.trainer.folders import OPTIMIZER, STATE, step_folder
 from regraft_worker.trainer.snapshot import HostBuffers
 
@@ -156,12 +157,36 @@ def test_a_snapshot_written_late_holds_the_values_of_its_step(inputs: Path, tmp_
 
 def test_host_buffers_are_copies_that_are_used_again() -> None:
     tensor, buffers = torch.zeros(3), HostBuffers()
-    first = buffers.copy({"a": tensor})["a"]
+    first = buffers.begin({"a": tensor})["a"]
+    buffers.wait()
     tensor += 1
 
     assert first.tolist() == [0, 0, 0]
-    assert buffers.copy({"a": tensor})["a"].data_ptr() == first.data_ptr()
+    assert buffers.begin({"a": tensor})["a"].data_ptr() == first.data_ptr()
+    buffers.wait()
     assert first.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_copy_that_takes_long_still_holds_the_values_of_its_step(
+    planted: bool, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(pairs: Any, computed: Any) -> None:
+        time.sleep(0.2)  # many steps of this model
+        copied(pairs, computed)
+
+    loop.train(task(inputs, tmp_path / "undisturbed"))
+    copied = snapshot._copy
+    monkeypatch.setattr(snapshot, "_copy", slowly)
+    if planted:  # the weights are changed without waiting for the copy
+        wait = HostBuffers.wait
+        training = threading.current_thread()
+        impatient = lambda self: 0.0 if threading.current_thread() is training else wait(self)  # noqa: E731
+        monkeypatch.setattr(HostBuffers, "wait", impatient)
+    loop.train(task(inputs, tmp_path / "slow"))
+
+    same = [contents(step_folder(tmp_path / name, 3)) for name in ("undisturbed", "slow")]
+    assert (same[0] == same[1]) is not planted
 
 
 def test_those_of_a_multiple_stay_for_ever_and_old_ones_lose_their_moments(inputs: Path, tmp_path: Path) -> None:

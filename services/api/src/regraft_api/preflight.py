@@ -6,7 +6,7 @@ does not mount the data (`check_files` off) the stages make the same checks befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import iglob
 from typing import Any
 
@@ -23,7 +23,7 @@ from regraft.jobstore.history import finished_trainings
 from regraft.keymap import why_not_cs
 from regraft.models import Worker
 from regraft.settings import Settings
-from regraft.specs import DatasetSpec, JobSpec
+from regraft.specs import CerebrasTargetSpec, DatasetSpec, JobSpec
 from regraft.storage import local_path
 
 CHECKPOINT = "base_checkpoint.uri"
@@ -54,6 +54,16 @@ def check(spec: JobSpec, *, settings: Settings, workers: Workers, memory: bool =
             planning.check_memory(spec, architecture, planning.offers_of(worker.offers for worker in alive))
     epochs = planning.epochs_of(spec, planning.look(spec))
     return warnings + planning.warnings_of(spec, architecture, epochs=epochs)
+
+
+def check_move(spec: JobSpec, *, workers: Workers) -> None:
+    """Refuse a job's new target when it cannot be had, or cannot do what the job asks for.
+
+    Raises:
+        InvalidInputError: naming the field.
+    """
+    planning.check_options(spec)
+    _check_target(spec, workers.alive())
 
 
 def plan(spec: JobSpec, *, settings: Settings, workers: Workers, engine: Engine) -> planning.Plan:
@@ -136,6 +146,8 @@ def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
             remedy=f"Ask for at most {most}.",
             reason="target_not_available",
         )
+    if isinstance(spec.target, CerebrasTargetSpec):
+        _check_cerebras(spec.target, offers)
     if spec.training.precision == "bf16" and not offers[kind].get("bf16", True):
         raise InvalidInputError(
             f"the devices of the target {kind!r} multiply no bfloat16",
@@ -144,6 +156,29 @@ def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
             remedy="Use fp32, or fp16 where the target has it.",
         )
     return []
+
+
+def _check_cerebras(target: CerebrasTargetSpec, offers: Mapping[str, Mapping[str, Any]]) -> None:
+    offer = offers[target.kind]
+    wrong = {
+        "release": target.release not in (None, offer.get("release")),
+        "num_csx": target.num_csx > int(offer.get("systems", 1)),
+        "evaluate_on": target.evaluate_on not in offers,
+    }
+    others = ", ".join(sorted(kind for kind in offers if kind != target.kind))
+    remedies = {
+        "release": f"The site has {offer.get('release')}; leave it out, or name that.",
+        "num_csx": f"Ask for at most {offer.get('systems', 1)}.",
+        "evaluate_on": f"Available now: {others or 'none'}. Or start a worker that offers it.",
+    }
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        raise InvalidInputError(
+            "no running worker offers this",
+            field=f"target.{name}",
+            value=getattr(target, name),
+            remedy=remedies[name],
+            reason="target_not_available",
+        )
 
 
 def _check_source(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,7 @@ from regraft.jobs import ReasonClass
 from regraft.jobstore import VersionError
 from regraft.jobstore.creation import IN_FLIGHT
 from regraft.specs import JobSpec
+from regraft.specs.target import without_tags
 from regraft_api.schemas import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -140,22 +142,34 @@ def _fault(entry: dict[str, Any]) -> Fault:
 
 def _location(location: Sequence[int | str]) -> list[int | str]:
     """Pydantic's location without `body`, and without the tag of a union, which stands before the field it names."""
-    parts = list(location[1:])
+    parts = without_tags(location[1:])
     return [part for i, part in enumerate(parts) if not (i + 1 < len(parts) and part == parts[i + 1])]
 
 
 def _known_fields(where: Sequence[int | str]) -> str:
     """The nearest field that does exist beside the unknown one, else all of them."""
-    model: type[BaseModel] | None = JobSpec
+    models: list[type[BaseModel]] = [JobSpec]
     for part in where[:-1]:
-        field = model.model_fields.get(str(part)) if model is not None else None
-        annotation = field.annotation if field is not None else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    if model is None:
+        fields = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
+        models = [found for field in fields for found in _models_in(field.annotation)]
+    if not models:
         return "Remove it."
-    known = [field.alias or name for name, field in model.model_fields.items()]
+    known = list(dict.fromkeys(field.alias or name for model in models for name, field in model.model_fields.items()))
     close = difflib.get_close_matches(str(where[-1]), known, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Remove it; the fields here are: {', '.join(known)}."
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """The model that a field holds, or those that it may hold."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if get_origin(annotation) is Annotated:
+        return _models_in(get_args(annotation)[0])
+    return [found for part in get_args(annotation) for found in _models_in(part)] if _is_union(annotation) else []
+
+
+def _is_union(annotation: object) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
 
 
 def _shown(value: object) -> Any:

@@ -91,7 +91,7 @@ def _prepared(
     kind = Adoption if task.dataset.source == HDF5 else _Preparation
     maker = kind(Given(task, corpus, inventory, encoder, progress, resources, hands))
     folder = local_path(task.output_uri, field="output_uri") / maker.address
-    if is_published(folder):
+    if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
         shutil.rmtree(_work_path(folder), ignore_errors=True)  # of a run that was killed right after it had published
         return _result(folder, task, cached=True)

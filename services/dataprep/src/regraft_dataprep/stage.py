@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from regraft import child
+from regraft.mirrored import through
 from regraft.ports import Progress
 from regraft.processes import die_with
 from regraft.specs import PrepareTask, Spec
@@ -33,4 +34,4 @@ def _assist() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_assist() if sys.argv[1:] == ["assist"] else child.run({"prepare": _prepare}))
+    sys.exit(_assist() if sys.argv[1:] == ["assist"] else child.run({"prepare": through(_prepare, os.environ)}))

@@ -57,7 +57,7 @@ def convert(
     data_dir: Annotated[str, typer.Option(help="Folder with train and eval, for the params file.")] = "",
 ) -> None:
     """Convert a checkpoint and its config between Hugging Face and Cerebras formats."""
-    from regraft_worker.cli_params import write_params
+    from regraft_worker.cli_params import check_params, write_params
     from regraft_worker.conversion.formats import format_named
     from regraft_worker.conversion.transfer import transfer
     from regraft_worker.terminal import byte_progress
@@ -65,6 +65,7 @@ def convert(
     with _conversion(debug):
         if params_out is not None:
             _check_params_target(tgt_fmt)
+            check_params(params_out, job=job, data_dir=data_dir, overwrite=overwrite)
         with byte_progress(show=not no_progress_bar) as progress:
             done = transfer(
                 checkpoint,
@@ -87,7 +88,13 @@ def convert(
         if params_out is not None:
             target, _ = format_named(tgt_fmt, field="--tgt-fmt")
             write_params(
-                params_out, job=job, config=done.config, target=target, data_dir=data_dir, checkpoint=done.checkpoint
+                params_out,
+                job=job,
+                config=done.config,
+                target=target,
+                data_dir=data_dir,
+                checkpoint=done.checkpoint,
+                overwrite=overwrite,
             )
 
 

@@ -7,14 +7,18 @@ import subprocess
 import sys
 from typing import Any
 
+from regraft.cerebrassite import CerebrasSite
 from regraft.jobs import StageName
 from regraft.jobstore import make_engine
 from regraft.logs import log_to_stderr
 from regraft.plan import ON_TARGET
 from regraft.queue import make_celery
 from regraft.settings import Settings
+from regraft.specs.target import CEREBRAS
 from regraft.workerprocess import Service
 from regraft.workerprocess import serve as serve_stages
+from regraft_worker.cerebras.csctl import Csctl
+from regraft_worker.reconcile import Reconciler
 
 
 def serve() -> None:
@@ -22,11 +26,20 @@ def serve() -> None:
     settings = Settings()
     log_to_stderr(settings)
     targets = _probe()
-    on_target = [f"{stage}.{target}" for stage in ON_TARGET for target in targets]
+    on_target = [f"{stage}.{target}" for target in targets for stage in _stages_on(target)]
     queues = [StageName.CONVERT, *on_target, StageName.EXPORT]
     service = Service(name="worker", module="regraft_worker.stage", queues=queues, offers={"targets": targets})
     app = make_celery(settings, queues=service.queues)
-    serve_stages(app, make_engine(settings), settings, service)
+    engine = make_engine(settings)
+    if CEREBRAS in targets:
+        Reconciler(engine, Csctl(CerebrasSite())).start()  # ends with the process
+    serve_stages(app, engine, settings, service)
+
+
+def _stages_on(target: str) -> tuple[StageName, ...]:
+    """A cluster scores nothing for us, and only there is something to be looked at first."""
+    left_out = StageName.EVALUATE if target == CEREBRAS else StageName.PREFLIGHT
+    return tuple(stage for stage in ON_TARGET if stage is not left_out)
 
 
 def _probe() -> dict[str, Any]:

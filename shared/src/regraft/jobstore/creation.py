@@ -16,6 +16,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from psycopg.errors import LockNotAvailable
@@ -25,10 +27,11 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
-from regraft.jobs import JobStatus, Priority, StageName, StageStatus
+from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.limits import has_a_slot, refuse_one_too_many
-from regraft.plan import queue_for
+from regraft.plan import queue_for, stages_for
 from regraft.specs import JobSpec
+from regraft.specs.versions import readable_before
 
 IN_FLIGHT = "idempotency_in_flight"
 _CREATE = text("""
@@ -134,7 +137,7 @@ class _Wanted:
             "counted": counted,
             "priority": int(Priority.named(self.spec.priority)),
             "name": self.spec.name,
-            "spec": json.dumps(self.content),
+            "spec": json.dumps(readable_before(self.spec, self.content, version=_own_version())),
             "labels": json.dumps(self.content["labels"]),
             "warnings": json.dumps(self.warnings),
             "status": str(JobStatus.QUEUED),
@@ -147,6 +150,11 @@ class _Wanted:
     def digest(self) -> str:
         """Of what is asked for."""
         return hashlib.sha256(json.dumps(self.content).encode()).hexdigest() if self.key else ""
+
+
+@cache
+def _own_version() -> str:
+    return version("regraft")
 
 
 def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:
@@ -185,7 +193,8 @@ def _insert(connection: Connection, wanted: _Wanted, row: dict[str, Any]) -> Acc
 
 def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:
     """The stages of a new job: those that need nothing are ready, if the job may start at all."""
-    ready = rules.now_ready(dict.fromkeys(StageName, StageStatus.PENDING)) if admitted else []
+    names = stages_for(spec)
+    ready = rules.now_ready(dict.fromkeys(names, StageStatus.PENDING)) if admitted else []
     return [
         {
             "name": name,
@@ -193,7 +202,7 @@ def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:
             "queue": queue_for(name, spec),
             "status": StageStatus.READY if name in ready else StageStatus.PENDING,
         }
-        for position, name in enumerate(rules.NEEDS)
+        for position, name in enumerate(names)
     ]
 
 

@@ -17,15 +17,17 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Engine, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from regraft.errors import NotFoundError
+from regraft.errors import ConflictError, InvalidInputError, NotFoundError
 from regraft.jobstore.notices import KEYS
 from regraft.models import DEFAULT_PROJECT, ApiKey
 
 ALPHABET = string.ascii_letters + string.digits
 SECRET_LENGTH = 32
 WELL_FORMED = re.compile(rf"(rgk_[0-9a-f]{{12}})_[a-zA-Z0-9]{{{SECRET_LENGTH}}}")
+FORM = f"A key is rgk_, 12 hexadecimal digits, _ and {SECRET_LENGTH} letters or digits."
 USED_EVERY = timedelta(minutes=1)
 
 
@@ -70,6 +72,31 @@ class Keys:
             session.flush()
             session.refresh(row)
         return row, key
+
+    def adopt(self, key: str, *, name: str, scope: Scope) -> ApiKey:
+        """Make a key valid that was made elsewhere; one that is valid already stays as it is.
+
+        Raises:
+            InvalidInputError: it has not the form of a key.
+            ConflictError: it was revoked, has another scope or project, or its prefix is another key's.
+        """
+        parts = WELL_FORMED.fullmatch(key)
+        if parts is None:
+            raise InvalidInputError("has not the form of a key", field=name, remedy=FORM)
+        values = {"id": f"key-{secrets.token_hex(8)}", "project_id": self._project, "prefix": parts[1]}
+        made = insert(ApiKey).values(**values, sha256=digest(key), name=name, scope=scope)
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            session.execute(made.on_conflict_do_nothing(index_elements=["prefix"]))
+            row = session.scalars(select(ApiKey).where(ApiKey.prefix == parts[1])).one()
+        same = hmac.compare_digest(row.sha256, digest(key)) and row.project_id == self._project and row.scope == scope
+        if not same or row.revoked_at is not None:
+            raise ConflictError(
+                "the key was revoked" if same else "its prefix is that of another key, scope or project",
+                field=name,
+                value=parts[1],
+                remedy="Put a new key in the secret.",
+            )
+        return row
 
     def find(self, key: str) -> Principal | None:
         """Whose key it is, or None: unknown, revoked or expired."""

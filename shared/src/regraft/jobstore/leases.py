@@ -65,12 +65,14 @@ class Report:
     """What a stage did since the last report."""
 
     progress: dict[str, Any] | None = None
+    condition: dict[str, Any] | None = None
+    """`reason` and `message` of what the running stage waits for, or is at."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.progress or self.metrics or self.events or self.artifacts)
+        return bool(self.progress or self.condition or self.metrics or self.events or self.artifacts)
 
 
 class Leases:
@@ -154,6 +156,8 @@ class Leases:
             job, stage = _held(session, claim)
             if report.progress is not None:
                 stage.progress = report.progress
+            if report.condition is not None:
+                _write_condition(session, job, stage, report.condition)
             _write_metrics(session, claim, report.metrics)
             for artifact in report.artifacts:
                 _write_artifact(session, claim, artifact)
@@ -234,6 +238,15 @@ def _held(session: Session, claim: Claim) -> tuple[Job, Stage]:
     if stage is None:
         raise FencedError("the lease was lost", value=claim.stage_id)
     return job, stage
+
+
+def _write_condition(session: Session, job: Job, stage: Stage, condition: Mapping[str, Any]) -> None:
+    """On the stage, as long as it lasts; in the history, when it begins."""
+    changed = stage.reason != condition["reason"]
+    stage.reason, stage.reason_class, stage.message = condition["reason"], None, condition["message"]
+    if changed:
+        text = f"{stage.name}: {condition['message']}"
+        add_event(session, job, text, stage=stage.name, type_="condition", data={"reason": condition["reason"]})
 
 
 def _write_metrics(session: Session, claim: Claim, metrics: Sequence[Mapping[str, Any]]) -> None:

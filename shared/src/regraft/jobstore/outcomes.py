@@ -41,6 +41,7 @@ def settle(session: Session, job: Job, stage: Stage, outcome: Outcome, *, settin
         stage.failures = 0
         set_stage(session, job, stage, StageStatus(outcome.status))
     elif outcome.status == "released" and job.status in JOB_HELD:
+        stage.reason = stage.reason_class = stage.message = None  # a condition ends with its attempt
         set_stage(session, job, stage, StageStatus.PENDING, message=outcome.message)
     elif outcome.status == "released":
         _go_on_later(session, job, stage, outcome, Retry(delay=0.0))

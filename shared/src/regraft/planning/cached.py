@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.errors import RegraftError
-from regraft.jobs import NEEDS, StageName
-from regraft.plan import queue_for, task_for
+from regraft.jobs import StageName
+from regraft.plan import queue_for, stages_for, task_for
 from regraft.planning.answer import StagePlan
 from regraft.planning.seen import Files, Seen
 from regraft.specs import JobSpec, PrepareTask
@@ -36,7 +36,7 @@ def stages_of(spec: JobSpec, seen: Seen, *, storage: str) -> tuple[tuple[StagePl
     """What is expected of each stage; and the dataset, if it is there."""
     dataset, convert = _prepared(spec, seen, storage), _converted(spec, seen, storage)
     hits = {StageName.PREPARE: (dataset, seen.corpus), StageName.CONVERT: (convert, seen.checkpoint)}
-    plans = [_stage(name, spec, *hits[name]) if name in hits else _own(name, spec) for name in NEEDS]
+    plans = [_stage(name, spec, *hits[name]) if name in hits else _own(name, spec) for name in stages_for(spec)]
     return tuple(plans), dataset
 
 

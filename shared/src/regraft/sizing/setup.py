@@ -43,8 +43,6 @@ class Setup:
     devices: int = 1
     dropout: bool = False
     """Masks of dropout are kept for the backward pass."""
-    ragged: bool = False
-    """Windows carry document boundaries, so attention reads a mask."""
 
     def with_(self, **changes: Any) -> Setup:
         """The same with other options."""
@@ -60,7 +58,7 @@ class Setup:
         return micro_batch < self.per_device
 
 
-def setup_of(training: TrainingSpec, target: TargetSpec, *, length: int, dropout: bool, ragged: bool) -> Setup:
+def setup_of(training: TrainingSpec, target: TargetSpec, *, length: int, dropout: bool) -> Setup:
     """The options of a run whose windows have `length` tokens."""
     asked, where = training.model_dump(), target.model_dump()
     strategy = where.get("strategy", "auto")
@@ -77,7 +75,6 @@ def setup_of(training: TrainingSpec, target: TargetSpec, *, length: int, dropout
         strategy=strategy,
         devices=target.devices,
         dropout=dropout,
-        ragged=ragged,
     )
 
 
@@ -88,5 +85,4 @@ def setup_of_job(spec: JobSpec, *, dropout: bool = False) -> Setup:
         spec.target,
         length=spec.training.max_sequence_length or spec.dataset.max_sequence_length,
         dropout=dropout,
-        ragged=spec.dataset.packing.document_boundaries,
     )

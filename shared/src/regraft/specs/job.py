@@ -10,6 +10,7 @@ from regraft import recipes
 from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
+from regraft.specs.target import AnyTarget
 from regraft.specs.training import TrainingSpec
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=64)]
@@ -22,30 +23,6 @@ class BaseCheckpointSpec(Spec):
     uri: str = Field(min_length=1)
     """`file:///...` or a path: a Hugging Face model folder, one weight file or index with its `config.json` beside it,
     or a Cerebras `.mdl` with its YAML beside it. Family, format and encoding are detected."""
-
-
-class TargetSpec(Spec):
-    """The hardware to train on."""
-
-    kind: str = Field(pattern="^[a-z][a-z0-9_]*$")
-    """`cpu`, or another target that a running worker offers."""
-    devices: int = Field(1, ge=1)
-    """Number of devices, each with a process of its own."""
-    strategy: Literal["auto", "single", "ddp", "fsdp"] = "auto"
-    """`single`: one process. `ddp`: every device holds the whole model and its own part of each batch. `fsdp`: weights,
-    gradients and optimiser state are divided among the devices as well. `auto`: `single` for one device, else `fsdp`.
-    The results differ in the last bits only, and a checkpoint of one goes on under any other."""
-
-    @model_validator(mode="after")
-    def _one_process_has_one_device(self) -> TargetSpec:
-        if self.strategy == "single" and self.devices > 1:
-            raise ValueError("the strategy `single` has one device: use ddp or fsdp for more")
-        return self
-
-    @property
-    def distributed(self) -> bool:
-        """True when training takes a group of processes, be it a group of one."""
-        return self.strategy in ("ddp", "fsdp") or self.devices > 1
 
 
 class OutputSpec(Spec):
@@ -82,7 +59,7 @@ class JobSpec(Spec):
     """The corpus."""
     base_checkpoint: BaseCheckpointSpec
     """The model to start from."""
-    target: TargetSpec
+    target: AnyTarget
     """The hardware to train on."""
     training: TrainingSpec = TrainingSpec()
     """How to train."""

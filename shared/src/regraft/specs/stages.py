@@ -10,11 +10,43 @@ from pydantic import Field
 from regraft.formats import FormatName
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
-from regraft.specs.job import TargetSpec
 from regraft.specs.monitoring import SetName, SetUri
+from regraft.specs.target import AnyTarget
 from regraft.specs.training import TrainingSpec
 
 SHARD_BYTES = 5_000_000_000
+
+
+class AttemptRef(Spec):
+    """Which attempt of which stage a task is for, for marks outside of this deployment."""
+
+    job: str
+    stage: str
+    epoch: int
+    """The attempt's number, and its fencing token: it rises with each one."""
+
+
+class PreflightTask(Spec):
+    """Let the target's own tools look at a job before anything is spent on it."""
+
+    checkpoint_uri: str
+    """The base checkpoint, as in a job."""
+    max_sequence_length: int
+    training: TrainingSpec
+    target: AnyTarget
+    priority: str = "p2"
+    """The job's."""
+    output_uri: str
+    """Folder for what the tools write."""
+    attempt: AttemptRef | None = None
+
+
+class PreflightResult(Spec):
+    """It passed."""
+
+    checked: str
+    """`validate` or `compile`."""
+    release: str
 
 
 class PrepareTask(Spec):
@@ -85,9 +117,13 @@ class TrainTask(Spec):
     checkpoint_uri: str
     """A Hugging Face directory."""
     training: TrainingSpec
-    target: TargetSpec
+    target: AnyTarget
     output_uri: str
     """Folder of this run; checkpoints go to `<output_uri>/step-<8 digits>`. A run found there is continued."""
+    priority: str = "p2"
+    """The job's, for targets with a queue of their own."""
+    attempt: AttemptRef | None = None
+    """Null: nobody supervises."""
 
 
 class TrainResult(Spec):
@@ -115,7 +151,7 @@ class EvaluateTask(Spec):
     """Score only the first so many windows of each set; null: all."""
     batch_size: int
     precision: str = "fp32"
-    target: TargetSpec
+    target: AnyTarget
     output_uri: str
     """Folder that gets `evaluation.json`."""
 

@@ -14,27 +14,18 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from regraft.errors import InvalidInputError
-from regraft.specs import JobSpec, SchedulePart, TrainingSpec
-from regraft.specs.schedule import (
-    ConstantSchedule,
-    CosineSchedule,
-    ExponentialSchedule,
-    InverseSquareRootSchedule,
-    LinearSchedule,
-    PiecewiseConstantSchedule,
-    PolynomialSchedule,
-    length_of,
-)
+from regraft.specs import JobSpec, TrainingSpec
 from regraft_worker.conversion.config_keys import section_of_release
-from regraft_worker.conversion.cs_config import check_constants, detect_family
+from regraft_worker.conversion.cs_config import detect_family
 from regraft_worker.conversion.formats import Format, Release
-from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.conversion.params_check import check, keep_key, left_out, refused
+from regraft_worker.conversion.params_schedule import schedule_parts
 
 Section = dict[str, object]
 _PROCESSOR = "GptHDF5DataProcessor"
 _READER: Section = {"num_workers": 8, "prefetch_factor": 10, "persistent_workers": True}
 _FP16_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+_OF_THE_TRAINING = ("mixed_precision", "fp16_type", "loss_scaling", "loss_weight")
 _BETAS = (0.9, 0.999)  # both sides' default, so written only when they differ
 
 
@@ -58,16 +49,45 @@ def params_file(
     Raises:
         InvalidInputError: the job asks for something that the release cannot be told.
     """
-    assert target.release is not None, "a Cerebras format"
-    _check(job, section, target=target)
-    made = ParamsFile({}, [f"not in the file: {what}" for what in _left_out(job.training, target.release)])
-    model = _model(job.training, section, target=target)
-    flat = target.release < (2, 3)
-    inputs = _inputs(job, model, release=target.release, data_dir=data_dir)
-    if flat:
-        made.content = _flat(job.training, model, inputs, release=target.release, checkpoint=checkpoint)
+    if job.dataset.packing.document_boundaries:
+        raise refused(
+            "this reader takes windows of three rows", "dataset.packing.document_boundaries", True, "Leave it."
+        )
+    return training_params(
+        job.training,
+        section,
+        target=target,
+        data_dir=data_dir,
+        max_sequence_length=job.dataset.max_sequence_length,
+        checkpoint=checkpoint,
+    )
+
+
+def training_params(
+    training: TrainingSpec,
+    section: Mapping[str, object],
+    *,
+    target: Format,
+    data_dir: str,
+    max_sequence_length: int,
+    checkpoint: str = "",
+) -> ParamsFile:
+    """The same for a training, whatever its windows come from; a checkpoint is started from at step 0.
+
+    Raises:
+        InvalidInputError: the training asks for something that the release cannot be told.
+    """
+    release = target.release
+    assert release is not None, "a Cerebras format"
+    check(training, section, target=target, max_sequence_length=max_sequence_length)
+    made = ParamsFile({}, [f"not in the file: {what}" for what in left_out(training, release)])
+    model = _model(training, section, target=target)
+    length = {"max_sequence_length": max_sequence_length} if release < (1, 9) else {}
+    inputs = _inputs(training, model, data_dir=data_dir, length=length)
+    if release < (2, 3):
+        made.content = _flat(training, model, inputs, release=release, checkpoint=checkpoint)
     else:
-        made.content = {"trainer": _trainer(job.training, model, inputs, checkpoint=checkpoint)}
+        made.content = {"trainer": _trainer(training, model, inputs, checkpoint=checkpoint)}
     return made
 
 
@@ -75,9 +95,9 @@ def _model(training: TrainingSpec, section: Mapping[str, object], *, target: For
     model, _ = section_of_release(section, family=detect_family(section), target=target)
     release = target.release
     assert release is not None, "a Cerebras format"
-    model = {key: value for key, value in model.items() if key not in ("mixed_precision", "fp16_type")}
+    model = {key: value for key, value in model.items() if key not in _OF_THE_TRAINING}
     model.setdefault("position_embedding_type", "rotary")
-    model.setdefault("loss_scaling", "num_tokens")
+    model |= _loss(training) | _dropout(training)
     if release < (2, 3):
         model["mixed_precision"] = training.precision in _FP16_TYPES
         if release >= (2, 0) and training.precision in _FP16_TYPES:
@@ -85,18 +105,31 @@ def _model(training: TrainingSpec, section: Mapping[str, object], *, target: For
     return model
 
 
-def _inputs(job: JobSpec, model: Section, *, release: Release, data_dir: str) -> tuple[Section, Section]:
+def _loss(training: TrainingSpec) -> Section:
+    """A mean over tokens has no weight, as the published files of every release have it."""
+    loss = training.loss
+    weight: Section = {} if loss.scaling == "num_tokens" else {"loss_weight": loss.weight}
+    return {"loss_scaling": loss.scaling, **weight}
+
+
+def _dropout(training: TrainingSpec) -> Section:
+    """Rates that the job has in place of the checkpoint's."""
+    given = {f"{place}_dropout_rate": rate for place, rate in training.dropout.model_dump().items()}
+    return {key: rate for key, rate in given.items() if rate is not None}
+
+
+def _inputs(training: TrainingSpec, model: Section, *, data_dir: str, length: Section) -> tuple[Section, Section]:
     train, evaluation = (
         {
             "data_processor": _PROCESSOR,
             "data_dir": f"{data_dir.rstrip('/')}/{split}",
             "vocab_size": model["vocab_size"],
-            **({"max_sequence_length": job.dataset.max_sequence_length} if release < (1, 9) else {}),
-            "batch_size": job.training.batch_size,
+            **length,
+            "batch_size": training.batch_size,
         }
         for split in ("train", "eval")
     )
-    train |= {"shuffle": job.training.shuffle, "shuffle_seed": job.training.seed}
+    train |= {"shuffle": training.shuffle, "shuffle_seed": training.seed}
     return train | _READER, evaluation | {"shuffle": False} | _READER
 
 
@@ -125,7 +158,7 @@ def _flat_optimizer(training: TrainingSpec, release: Release) -> Section:
     optimizer["correct_bias"] = adamw.correct_bias
     length = "steps" if old else "total_iters"
     optimizer["learning_rate"] = [
-        {"scheduler": name, **values} for name, values in _schedule(training, length_key=length)
+        {"scheduler": name, **values} for name, values in schedule_parts(training, length_key=length)
     ]
     optimizer["loss_scaling_factor"] = "dynamic"
     return optimizer
@@ -138,20 +171,14 @@ def _runconfig(training: TrainingSpec, release: Release, checkpoint: str) -> Sec
         "checkpoint_steps": training.checkpoint.every_steps,
         "seed": training.seed,
     }
-    if training.evaluate.every_steps is not None:
-        runconfig["eval_frequency"] = training.evaluate.every_steps
-    if keep := _keep_key(release):
+    runconfig |= _evaluation(training)
+    if keep := keep_key(release):
         runconfig[keep] = training.checkpoint.keep_last
     if checkpoint:
         runconfig["checkpoint_path"] = checkpoint
         # Start at step 0 with fresh moments, in the words of each era.
         runconfig |= {"is_pretrained_checkpoint": True} if release < (2, 0) else {"load_checkpoint_states": "model"}
     return runconfig
-
-
-def _keep_key(release: Release) -> str:
-    """Only where the key is documented; an unknown one in `runconfig` is an error there."""
-    return "keep_checkpoint_max" if release == (1, 8) else "max_checkpoints" if release >= (2, 0) else ""
 
 
 def _trainer(training: TrainingSpec, model: Section, inputs: tuple[Section, Section], *, checkpoint: str) -> Section:
@@ -194,7 +221,7 @@ def _betas(training: TrainingSpec) -> Section:
 
 
 def _parts(training: TrainingSpec) -> list[Section]:
-    return [{f"{name}LR": values} for name, values in _schedule(training, length_key="total_iters")]
+    return [{f"{name}LR": values} for name, values in schedule_parts(training, length_key="total_iters")]
 
 
 def _precision(training: TrainingSpec) -> Section:
@@ -210,95 +237,14 @@ def _precision(training: TrainingSpec) -> Section:
 
 
 def _loop(training: TrainingSpec) -> Section:
-    loop: Section = {"max_steps": training.max_steps}
-    if training.evaluate.every_steps is not None:
-        loop["eval_frequency"] = training.evaluate.every_steps
-    return loop
+    return {"max_steps": training.max_steps, **_evaluation(training)}
 
 
-def _schedule(training: TrainingSpec, *, length_key: str) -> list[tuple[str, Section]]:
-    """Cerebras' names without the ending `LR`, and each part's values."""
-    assert training.max_steps is not None, "checked"
-    return [_part(part, length_key) for part in schedule_of(training, max_steps=training.max_steps).parts]
-
-
-def _part(part: SchedulePart, length_key: str) -> tuple[str, Section]:
-    length = {} if length_of(part) is None else {length_key: length_of(part)}
-    if isinstance(part, ConstantSchedule):
-        return "Constant", {"learning_rate": part.constant.value, **length}
-    if isinstance(part, InverseSquareRootSchedule):
-        root = part.inverse_square_root
-        rates = {"initial_learning_rate": root.value, "scale": root.scale, "warmup_steps": root.warmup_steps}
-        return "InverseSquareRootDecay", rates | length
-    if isinstance(part, PiecewiseConstantSchedule):
-        pieces = part.piecewise_constant
-        return "PiecewiseConstant", {
-            "learning_rates": list(pieces.values),
-            "milestones": list(pieces.milestones),
-            **length,
-        }
-    if isinstance(part, ExponentialSchedule):
-        falling = part.exponential
-        rates = {"initial_learning_rate": falling.from_, "decay_rate": falling.decay_rate}
-        return "Exponential", {**rates, **length, "staircase": falling.staircase}
-    return _line(part, length)
-
-
-def _line(part: LinearSchedule | CosineSchedule | PolynomialSchedule, length: Section) -> tuple[str, Section]:
-    if isinstance(part, PolynomialSchedule):
-        line, power = part.polynomial, {"power": part.polynomial.power}
-        return "Polynomial", {"initial_learning_rate": line.from_, "end_learning_rate": line.to, **power, **length}
-    name, ends = ("Linear", part.linear) if isinstance(part, LinearSchedule) else ("CosineDecay", part.cosine)
-    return name, {"initial_learning_rate": ends.from_, "end_learning_rate": ends.to, **length}
-
-
-def _left_out(training: TrainingSpec, release: Release) -> list[str]:
-    """What does not change the weights that come out."""
-    left = []
-    if training.checkpoint.keep_best is not None:
-        left.append("training.checkpoint.keep_best (Cerebras keeps the newest checkpoints only)")
-    if release < (2, 3) and not _keep_key(release):
-        left.append("training.checkpoint.keep_last (no such key is known of this release)")
-    return left
-
-
-def _check(job: JobSpec, section: Mapping[str, object], *, target: Format) -> None:
-    check_constants(section, detect_family(section))
-    training, positions = job.training, section.get("max_position_embeddings")
-    if training.max_steps is None:
-        raise _refused("must be given", "training.max_steps", None, "Say how many steps; one pass cannot be expressed.")
-    if isinstance(positions, int) and job.dataset.max_sequence_length > positions:
-        raise _refused(
-            f"the model has only {positions} positions",
-            "dataset.max_sequence_length",
-            job.dataset.max_sequence_length,
-            "Shorten the windows.",
-        )
-    if job.dataset.packing.document_boundaries:
-        raise _refused(
-            "this reader takes windows of three rows", "dataset.packing.document_boundaries", True, "Leave it."
-        )
-    if training.optimizer.name != "adamw":
-        raise _refused(
-            f"{target.name} has AdamW in one order only",
-            "training.optimizer.name",
-            training.optimizer.name,
-            "Use adamw.",
-        )
-    for key in ("mixture", "data_subset"):
-        if getattr(training, key):
-            raise _refused(
-                "this reader has no such option", f"training.{key}", getattr(training, key), "Prepare one dataset."
-            )
-    every, saved = training.evaluate.every_steps, training.checkpoint.every_steps
-    if every is not None and every % saved and saved % every:
-        raise _refused(
-            f"{target.name} evaluates and saves in step: one of {every} and {saved} must divide the other",
-            "training.evaluate.every_steps",
-            every,
-            "Change one of them.",
-        )
-
-
-def _refused(message: str, name: str, value: object, remedy: str) -> InvalidInputError:
-    return InvalidInputError(message, field=name, value=value, remedy=remedy, reason="not_expressible_in_cs")
+def _evaluation(training: TrainingSpec) -> Section:
+    """How often, and how much of the set: whole batches, at least one."""
+    spec, found = training.evaluate, Section()
+    if spec.every_steps is not None:
+        found["eval_frequency"] = spec.every_steps
+    if spec.max_windows is not None:
+        found["eval_steps"] = max(1, spec.max_windows // training.batch_size)
+    return found

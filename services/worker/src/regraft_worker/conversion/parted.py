@@ -6,6 +6,7 @@ for artifacts of a job, which have a manifest (`regraft.storage.publish`).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from regraft.errors import ConflictError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
         ConflictError: one of them is there already, and `overwrite` is false.
     """
     if not overwrite:
-        _refuse_existing(*(folder / name for name in outputs))
+        refuse_existing(*(folder / name for name in outputs))
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, outputs[-1])
     part = folder / f".part-{outputs[-1]}-{os.getpid()}"
@@ -31,7 +34,7 @@ def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
     try:
         yield part
         for name in outputs:
-            _replace(part / name, folder / name)
+            replace(part / name, folder / name)
         sync(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -52,13 +55,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(made: Path, final: Path) -> None:
+def replace(made: Path, final: Path) -> None:
+    """Give what was made its name, in one step; a folder that has the name is then where the new one was."""
     if final.is_dir():
-        shutil.rmtree(final)
-    made.replace(final)
+        _exchange(made, final)
+    else:
+        made.replace(final)
 
 
-def _refuse_existing(*paths: Path) -> None:
+def refuse_existing(*paths: Path) -> None:
+    """Raise ConflictError when there is something at one of these paths."""
     for path in paths:
         if path.exists():
             raise ConflictError(
@@ -68,6 +74,15 @@ def _refuse_existing(*paths: Path) -> None:
                 remedy="Choose another folder, delete it, or give --overwrite.",
                 reason="output_exists",
             )
+
+
+def _exchange(made: Path, final: Path) -> None:
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(_AT_FDCWD, os.fsencode(made), _AT_FDCWD, os.fsencode(final), _RENAME_EXCHANGE):
+        # Of a file system that cannot do it: for a moment there is neither.
+        old = made.with_name(f"{made.name}.old")
+        final.rename(old)
+        made.rename(final)
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint from one format to another: read lazily, mapped, written once, proven, and only then given its name.
 
-Memory is a few blocks whatever the size. The proof (see `transfer_proof`) reads source and result twice more, which is
+A run that is cut short is taken up again by the same call (see `transfer_making`).
+Memory is a few blocks whatever the size. The proof (see `transfer_proof`) reads source and result once more, which is
 the price.
 
 When not to use it: inside a job; the stages `convert` and `export` publish artifacts with manifests.
@@ -20,10 +21,9 @@ from regraft_worker.conversion.formats import AUTO, HF, Format, format_named, ou
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.mapping import Mapped
 from regraft_worker.conversion.opened import Opened, open_checkpoint, recognise
-from regraft_worker.conversion.parted import parted, write_text
-from regraft_worker.conversion.transfer_plan import Plan, mapped, prefix
-from regraft_worker.conversion.transfer_proof import prove_transfer
-from regraft_worker.conversion.transfer_writing import why_not_h5, write_cs, write_hf_folder, write_one_hf
+from regraft_worker.conversion.transfer_making import Making, make
+from regraft_worker.conversion.transfer_plan import Plan, mapped
+from regraft_worker.conversion.transfer_writing import why_not_h5
 from regraft_worker.conversion.writers.base import Tick
 
 
@@ -57,7 +57,7 @@ def transfer(
     Raises:
         InvalidInputError: the formats, the model or the config cannot be converted as asked.
         InvalidDataError: the checkpoint is damaged, unsafe, or not what its config says.
-        ConflictError: an output is there already.
+        ConflictError: an output is there already, or another process is making it.
         InterruptedStageError: `progress` asked to stop.
     """
     family = variant_named(model) if model else None
@@ -69,28 +69,24 @@ def transfer(
         plan = Plan(opened=opened, source=found, target=target, config=converted, drop=drop_unmatched_keys)
         new, state = mapped(plan), carried(opened, source=found, target=target)
         outputs = output_paths(output_dir, source, config, source=found, target=target, h5=requested)
-        tick = _ticker(progress, total=_work(new.tensors, state))
-        is_folder = outputs.config.parent == outputs.checkpoint
-        names = [outputs.checkpoint.name] if is_folder else [outputs.config.name, outputs.checkpoint.name]
-        with parted(output_dir, *names, overwrite=overwrite) as part:
-            written = part / outputs.checkpoint.name
-            if target.is_cs:
-                write_cs(written, new, state, target=target, prefix=prefix(plan), h5=requested, tick=tick)
-            elif is_folder:
-                write_hf_folder(written, new, shard_bytes=hf_shard_size, safetensors=requested, tick=tick)
-            else:
-                write_one_hf(written, new, safetensors=requested, tick=tick)
-            write_text(written / "config.json" if is_folder else part / outputs.config.name, converted.text)
-            with open_checkpoint(written) as result:
-                proof = prove_transfer(plan, new, state, result, tick)
+        making = Making(
+            plan=plan,
+            mapped=new,
+            state=state,
+            outputs=outputs,
+            requested=requested,
+            shard_bytes=hf_shard_size,
+            overwrite=overwrite,
+        )
+        made = make(making, _ticker(progress, total=_work(new.tensors, state)))
     h5 = why_not_h5(target) if requested and target.is_cs else ""
-    said = filter(None, (note, h5, *converted.notes, *state.notes, *_dropped(new)))
-    return Transferred(checkpoint=outputs.checkpoint, config=outputs.config, proof=proof, notes=tuple(said))
+    said = filter(None, (note, h5, made.note, *converted.notes, *state.notes, *_dropped(new)))
+    return Transferred(checkpoint=outputs.checkpoint, config=outputs.config, proof=made.proof, notes=tuple(said))
 
 
 def _work(model: list[Lazy], state: Carried) -> int:
-    """Bytes that go by: all are written and compared, the model's pass through a decoder on both sides."""
-    return sum(4 * lazy.nbytes for lazy in model) + sum(2 * lazy.nbytes for lazy in state.tensors.values())
+    """Bytes that go by: all are written and then compared, most of the model's on their way through the decoder."""
+    return sum(2 * lazy.nbytes for lazy in (*model, *state.tensors.values()))
 
 
 def _source_format(opened: Opened, name: str, target: Format) -> Format:
@@ -124,7 +120,9 @@ def _ticker(progress: Progress, *, total: int) -> Tick:
         done += count
         progress.step(min(done, total), {}, total=total)
         if progress.should_stop():
-            raise InterruptedStageError("stopped before the conversion was complete; nothing of it is kept")
+            raise InterruptedStageError(
+                "stopped before the conversion was complete; the same command goes on with the files that are whole"
+            )
 
     return tick
 

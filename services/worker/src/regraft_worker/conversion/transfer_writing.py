@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,24 +20,28 @@ from regraft_worker.conversion.writers import (
     write_torch_zip,
 )
 from regraft_worker.conversion.writers.base import Tick
+from regraft_worker.conversion.writers.finished import Finished
 from regraft_worker.conversion.writers.nesting import by_keys
 from regraft_worker.conversion.writers.sharded import Weights
 
 _WRAPPER = "model."
 
 
-def write_cs(path: Path, mapped: Mapped, state: Carried, *, target: Format, prefix: str, h5: bool, tick: Tick) -> None:
-    """Write a `.mdl`; `h5` asks for HDF5 where the release reads what can be written here."""
+def write_cs(
+    path: Path, mapped: Mapped, state: Carried, *, target: Format, prefix: str, h5: bool, tick: Tick
+) -> dict[str, str]:
+    """Write a `.mdl`, digests of its tensors; `h5` asks for HDF5 where the release reads what can be written here."""
     assert target.release is not None, "a Cerebras format"
     before = _WRAPPER + prefix
     tensors = [*(replace(lazy, name=before + lazy.name) for lazy in mapped.tensors), *named(state.tensors)]
     aliases = {before + name: before + of for name, of in mapped.aliases.items()} | state.aliases
     nest, kind = (trained, trained_kind) if state.tensors or state.values else (below_first, by_keys)
     if encoding(target, h5=h5) == "torch-zip":
-        write_torch_zip(path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, tick=tick)
-        return
+        return write_torch_zip(path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, tick=tick)
     release = ".".join(str(number) for number in (*target.release, 0))
-    write_hdf5_05(path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, release=release, tick=tick)
+    return write_hdf5_05(
+        path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, release=release, tick=tick
+    )
 
 
 def encoding(target: Format, *, h5: bool) -> str:
@@ -56,26 +60,32 @@ def why_not_h5(target: Format) -> str:
     )
 
 
-def write_one_hf(path: Path, mapped: Mapped, *, safetensors: bool, tick: Tick) -> None:
-    """Write all tensors into one file, as the releases before 2.0 did."""
+def write_one_hf(path: Path, mapped: Mapped, *, safetensors: bool, tick: Tick) -> dict[str, str]:
+    """Write all tensors into one file, as the releases before 2.0 did; digests of them."""
     if safetensors:
-        write_safetensors(path, mapped.tensors, tick=tick)
-    else:
-        write_torch_zip(path, mapped.tensors, nest=flat, tick=tick)
+        return write_safetensors(path, mapped.tensors, tick=tick)
+    return write_torch_zip(path, mapped.tensors, nest=flat, tick=tick)
 
 
-def write_hf_folder(folder: Path, mapped: Mapped, *, shard_bytes: int, safetensors: bool, tick: Tick) -> None:
-    """Write shards and their index; the original numbers a single shard, too."""
+def write_hf_folder(
+    folder: Path, mapped: Mapped, *, shard_bytes: int, safetensors: bool, finished: Finished, tick: Tick
+) -> None:
+    """Write shards and their index; the original numbers a single shard, too. Shards that are `finished` are kept."""
     weights: Weights = "safetensors" if safetensors else "bin"
-    stem = "model" if safetensors else "pytorch_model"
-    folder.mkdir()
-    write_sharded(folder, mapped.tensors, shard_bytes, weights=weights, tick=tick)
-    only = folder / f"{stem}.{weights}"
-    if not only.exists():
+    folder.mkdir(exist_ok=True)
+    write_sharded(folder, mapped.tensors, shard_bytes, weights=weights, finished=finished, numbered=True, tick=tick)
+
+
+def write_once(path: Path, write: Callable[[Path], Mapping[str, str]], *, finished: Finished) -> None:
+    """Have a single file made, unless it is `finished` already.
+
+    It gets its name when it is whole; before that it has it in a folder of its own, because torch files hold theirs.
+    """
+    if path.name in finished.digests:
         return
-    numbered = only.rename(folder / f"{stem}-00001-of-00001.{weights}")
-    content = {
-        "metadata": {"total_size": sum(lazy.nbytes for lazy in mapped.tensors)},
-        "weight_map": {lazy.name: numbered.name for lazy in mapped.tensors},
-    }
-    (folder / f"{stem}.{weights}.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial = path.parent / "partial" / path.name
+    partial.parent.mkdir(exist_ok=True)
+    partial.unlink(missing_ok=True)  # of a run that was killed
+    digests = write(partial)
+    partial.rename(path)
+    finished.add(path.name, digests)

@@ -19,7 +19,7 @@ import torch
 from regraft.errors import InterruptedStageError, InvalidDataError
 from regraft.families import parameter_count
 from regraft.ports import Progress
-from regraft_worker.conversion.bits import bits
+from regraft_worker.conversion.bits import bits, digest, is_finite
 from regraft_worker.conversion.files_digest import FilesDigest
 from regraft_worker.conversion.in_transformers import SHARE, compare_with_transformers
 from regraft_worker.conversion.lazy import Lazy
@@ -158,7 +158,7 @@ def _compare(source: Side, digests: Digests, found: Mapping[str, Lazy], steps: S
             raise _not_exact(name, "no values at all")
         if (back.dtype, back.shape) != (given.dtype, given.shape):
             raise _not_exact(name, "another type or shape than was written")
-        if _digest(back, steps) != digests.tensors[name]:
+        if digest(back, steps.tick) != digests.tensors[name]:
             raise _not_exact(name, "other values than were written")
 
 
@@ -172,16 +172,8 @@ def _not_exact(name: str, what: str) -> InvalidDataError:
     )
 
 
-def _digest(lazy: Lazy, steps: Steps) -> str:
-    sha256 = hashlib.sha256()
-    for block in lazy.blocks():
-        sha256.update(bits(block).numpy())
-        steps.tick(block.nbytes)
-    return sha256.hexdigest()
-
-
 def _check_finite(name: str, lazy: Lazy, block: torch.Tensor) -> None:
-    if not block.numel() or _is_finite(block):
+    if is_finite(block):
         return
     bad = sum(int((~torch.isfinite(part)).sum()) for part in lazy.blocks())
     count = lazy.nbytes // lazy.dtype.itemsize
@@ -192,9 +184,3 @@ def _check_finite(name: str, lazy: Lazy, block: torch.Tensor) -> None:
         remedy="Use a checkpoint whose weights are all finite; this one cannot be trained.",
         reason="weights_not_finite",
     )
-
-
-def _is_finite(block: torch.Tensor) -> bool:
-    # A NaN comes out as both extremes; unlike `isfinite` this needs no memory of the block's size.
-    low, high = torch.aminmax(block)
-    return bool(torch.isfinite(low) and torch.isfinite(high))

@@ -46,6 +46,17 @@ def link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
+def clear(folder: Path) -> None:
+    """Remove everything in a work folder but its lock."""
+    for path in folder.iterdir():
+        if path.name == _LOCK:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # one who waits may make it anew at this moment
 

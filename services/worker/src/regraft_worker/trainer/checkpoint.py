@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,37 @@ def write(
         OSError: it cannot be written; nothing of it stays.
         InvalidDataError: what is read back is not what was written.
     """
-    final = step_folder(run, state.step)
+    snapshot.wait()
     state = state.model_copy(update={"scalars": snapshot.scalars})
     weights = own_to_hf(description.family, description.architecture, _lazies(snapshot.weights))
+    moments = _lazies(snapshot.moments).values()
+    return write_step(run, state, weights, moments, description=description, base=base, reports=reports)
+
+
+def write_step(
+    run: Path,
+    state: TrainingState,
+    weights: Iterable[Lazy],
+    moments: Iterable[Lazy],
+    *,
+    description: Description,
+    base: Path,
+    reports: Iterable[Reported] = (),
+    prove: Callable[[Path], Mapping[str, object]] = lambda folder: {},
+) -> Path:
+    """Publish the checkpoint of `state.step` from tensors under Hugging Face names and moments under own ones.
+
+    `prove` sees the folder before it is published, may raise, and returns what the summary is to say of it.
+
+    Raises:
+        OSError: it cannot be written; nothing of it stays.
+        InvalidDataError: what is read back is not what was written.
+    """
+    final = step_folder(run, state.step)
     with publish(final, kind="checkpoint") as draft:
         written = write_checkpoint(draft.folder, weights, config=description.config, extra_files_from=base)
         _check_read_back(draft.folder, written)
         (draft.folder / STATE).parent.mkdir()
-        moments = _lazies(snapshot.moments).values()
         written = write_safetensors(draft.folder / OPTIMIZER, moments, tick=lambda count: None)
         _check_read_back(draft.folder / OPTIMIZER, written)
         (draft.folder / STATE).write_text(state.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
@@ -85,7 +108,7 @@ def write(
         (draft.folder / REPORTS).write_text(lines, encoding="utf-8")
         draft.parents = _parents(state)
         draft.made_by = state.training.model_dump(mode="json", by_alias=True)
-        draft.summary = state.summary()
+        draft.summary = {**state.summary(), **prove(draft.folder)}
     return final
 
 

@@ -10,10 +10,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from regraft.specs import OptimizerSpec
-from regraft_worker.trainer.optimizer import local
+from regraft_worker.trainer.shards import is_sharded, local
 from regraft_worker.trainer.world import World
 
 
@@ -25,7 +24,7 @@ def clip(model: nn.Module, spec: OptimizerSpec, *, world: World, scale: float = 
     if scale != 1.0:
         torch._foreach_mul_(shards, 1.0 / scale)
     limit = math.inf if spec.max_gradient_norm is None else spec.max_gradient_norm
-    if any(isinstance(gradient, DTensor) for gradient in gradients):
+    if any(is_sharded(gradient) for gradient in gradients):
         norm = _norm_of_shards(shards, world)
         torch._foreach_mul_(shards, _factor(norm, limit))
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from regraft.discover import version_of
 from regraft.errors import InvalidInputError
 from regraft.specs import TrainTask
 from regraft.storage import is_published
@@ -41,19 +42,12 @@ def fresh_state(task: TrainTask, inputs: Inputs) -> TrainingState:
         ledger=inputs.ledger,
         base=inputs.base_address,
         versions={
-            "regraft": _own_version(),
+            "regraft": version_of("regraft-worker"),
             "torch": version("torch"),
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
         },
     )
-
-
-def _own_version() -> str:
-    try:
-        return version("regraft-worker")
-    except PackageNotFoundError:
-        return "not installed"  # run from its sources, as on a machine that is only lent
 
 
 def continued_state(task: TrainTask, inputs: Inputs, folder: Path) -> TrainingState:

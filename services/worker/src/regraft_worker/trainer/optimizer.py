@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from regraft.specs import OptimizerSpec
+from regraft_worker.trainer.shards import local
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -102,11 +102,6 @@ class AdamWTorch(AdamW):
 
     def _eps(self, beta2: float) -> float:
         return self.spec.eps * math.sqrt(1 - beta2**self.step_count)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor, or all of it when it is not sharded; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def decayed(model: nn.Module) -> dict[str, bool]:

@@ -12,24 +12,20 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from regraft_worker.conversion.hf import open_folder
 from regraft_worker.model.decoder import Decoder
 from regraft_worker.trainer.checkpoint import unusable
 from regraft_worker.trainer.folders import OPTIMIZER
-from regraft_worker.trainer.optimizer import local
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, which every process must ask for; on its device."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+from regraft_worker.trainer.shards import is_sharded, local
 
 
 @torch.no_grad()
 def put(into: Tensor, values: Tensor) -> None:
     """Copy whole values into what this process has of a tensor; nothing is sent."""
-    if isinstance(into, DTensor):
+    if is_sharded(into):
+        from torch.distributed.tensor import distribute_tensor
+
         values = distribute_tensor(values, into.device_mesh, into.placements, src_data_rank=None).to_local()
     local(into).copy_(values)
 

@@ -101,6 +101,7 @@ class Run:
     def _advance(self, step: int) -> dict[str, float]:
         """One optimiser step; its metrics when they are to be reported."""
         made = self.step(step)
+        self.saving.waited(made.waited)
         self._move_to(step, made)
         if self.spiked:
             self._undo(step)

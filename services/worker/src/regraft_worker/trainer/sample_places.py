@@ -32,7 +32,8 @@ class Places:
         return f"{shard.path.name}:{window - int(ends[number]) + shard.examples}"
 
     def documents(self, window: int) -> list[str]:
-        """Ids of the documents that have tokens in this window or its last label, in order.
+        """The documents that have tokens in this window or its last label, in order: their ids, or their rows in
+        documents.parquet where the corpus gave them none.
 
         Raises:
             InvalidInputError: the dataset does not say.
@@ -71,11 +72,15 @@ class Places:
             raise InvalidInputError(
                 "reading documents.parquet needs pyarrow", field="documents", remedy="pip install pyarrow"
             ) from error
-        table = pq.read_table(file, columns=["id", "start"], filters=[("split", "==", "train")])
-        starts = table["start"].to_numpy(zero_copy_only=False)
-        known = ~np.isnan(starts.astype(np.float64))
-        order = np.argsort(starts[known], kind="stable")
-        return starts[known].astype(np.int64)[order], np.array(table["id"].to_pylist(), dtype=object)[known][order]
+        table = pq.read_table(file, columns=["id", "start", "split"])
+        starts = table["start"].fill_null(-1).to_numpy()
+        rows = np.flatnonzero((starts >= 0) & (table["split"].to_numpy() == "train"))
+        rows = rows[np.argsort(starts[rows], kind="stable")]
+        ids = [
+            name or f"row {row} of {file.name}"
+            for row, name in zip(rows, table["id"].take(rows).to_pylist(), strict=True)
+        ]
+        return starts[rows], np.array(ids, dtype=object)
 
 
 def _cut_without_gaps(folder: Path) -> bool:

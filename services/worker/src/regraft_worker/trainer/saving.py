@@ -99,6 +99,11 @@ class Saving:
         minutes = self._spec.checkpoint.every_minutes
         return minutes is not None and self._world.agree(time.monotonic() - self._begun_at >= 60 * minutes)
 
+    def waited(self, seconds: float) -> None:
+        """A step waited for the copy that the last checkpoint is written from."""
+        if self._stall is not None:
+            self._stall += seconds
+
     def stall(self) -> dict[str, float]:
         """Seconds that training waited for checkpoints since the last call; nothing when there were none."""
         stall, self._stall = self._stall, None

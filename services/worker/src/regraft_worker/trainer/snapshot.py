@@ -2,15 +2,26 @@
 
 Names are those of the decoder (`own` names of the family tables), tensors are whole whatever they are sharded over, so
 what is written fits any number of processes.
+
+The copy is made while the next step computes: forward and backward passes only read weights and moments. Who is about
+to change them calls `HostBuffers.wait` first, who writes the copy `Snapshot.wait`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def _at_once() -> None:
+    """The copy is there already."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class Snapshot:
     """By `<moment>/<own name>`, such as `exp_avg/norm.weight`."""
     scalars: dict[str, float | int]
     """What else the optimiser needs, such as `updates`, the number of updates it has made."""
+    wait: Callable[[], object] = _at_once
+    """Returns when the tensors hold their values; before that, nobody may read them."""
 
 
 class HostBuffers:
@@ -30,15 +43,23 @@ class HostBuffers:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._running: Future[None] | None = None
 
-    def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values of now, by the same names; those copied before are overwritten."""
-        copies = {name: self._buffer(name, tensor.detach()) for name, tensor in tensors.items()}
-        for name, tensor in tensors.items():
-            copies[name].copy_(tensor.detach(), non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            torch.cuda.synchronize()
-        return copies
+    def begin(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Begin to copy the values of now; those copied before are overwritten. Nothing is there before `wait`."""
+        self.wait()
+        pairs = [(self._buffer(name, tensor), tensor.detach()) for name, tensor in tensors.items()]
+        computed = torch.cuda.current_stream().record_event() if any(tensor.is_cuda for _, tensor in pairs) else None
+        self._running = self._thread.submit(_copy, pairs, computed)
+        return {name: copy for name, (copy, _) in zip(tensors, pairs, strict=True)}
+
+    def wait(self) -> float:
+        """Until the copy is there; returns the seconds that took."""
+        began = time.monotonic()
+        if self._running is not None:
+            self._running.result()
+        return time.monotonic() - began
 
     def _buffer(self, name: str, tensor: Tensor) -> Tensor:
         known = self._buffers.get(name)
@@ -47,3 +68,21 @@ class HostBuffers:
             known = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
             self._buffers[name] = known
         return known
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]], computed: torch.cuda.Event | None) -> None:
+    if computed is not None:
+        beside = torch.cuda.Stream(pairs[0][1].device)
+        beside.wait_event(computed)
+        with torch.cuda.stream(beside):
+            for copy, tensor in pairs:
+                copy.copy_(tensor, non_blocking=True)
+        beside.synchronize()
+        return
+    for copy, tensor in pairs:
+        # Byte by byte through numpy: torch would start threads of its own beside those that compute.
+        _bytes(copy)[...] = _bytes(tensor)
+
+
+def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from regraft.errors import RegraftError
 from regraft.jobs import ReasonClass
 from regraft.ports import NullProgress, Progress
+from regraft.sizing import Setup
 from regraft.specs import TrainingSpec
 from regraft_worker.model.decoder import Decoder
 from regraft_worker.model.loss import divisor_of, training_loss
@@ -33,11 +34,11 @@ from regraft_worker.trainer.data import as_features, samples_of
 from regraft_worker.trainer.distributed import replicate, settle, shard, synchronised, world_for
 from regraft_worker.trainer.inputs import Inputs
 from regraft_worker.trainer.microbatch import micro_batch
-from regraft_worker.trainer.optimizer import local
 from regraft_worker.trainer.optimizers import moments_of, optimizer_for
-from regraft_worker.trainer.placing import load_moments, load_weights, whole
+from regraft_worker.trainer.placing import load_moments, load_weights
 from regraft_worker.trainer.precision import LossScaler
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.trainer.shards import local, whole
 from regraft_worker.trainer.snapshot import HostBuffers, Snapshot
 from regraft_worker.trainer.targets import Target
 from regraft_worker.trainer.weights import load_model
@@ -57,6 +58,8 @@ class Outcome(NamedTuple):
     tokens: int
     """Counted in the loss."""
     seconds: float
+    waited: float = 0.0
+    """Seconds of these that it waited for a copy of the weights before changing them."""
     skipped: bool = False
     """True when the gradients left the range of fp16: the weights are as they were."""
 
@@ -98,11 +101,10 @@ class TrainStep:
         self.world: World = world_for(target)
         self.micro = micro_batch(
             spec,
-            inputs.description,
-            length=inputs.train.parts[0].dataset.max_sequence_length,
+            inputs.description.architecture,
+            self._setup(),
+            device=target.device,
             memory_bytes=target.memory_bytes(),
-            processes=self.world.size,
-            sharded=target.strategy == "fsdp",
         )
         (progress or NullProgress()).event(self.micro.why, data={"micro_batch_size": self.micro.size})
         self.model = self._placed(start or inputs.base).train()
@@ -116,6 +118,20 @@ class TrainStep:
         self._host = HostBuffers()
         if start is not None:
             self._restore_optimizer(start)
+
+    def _setup(self) -> Setup:
+        """What decides about memory."""
+        a = self.inputs.description.architecture
+        return Setup(
+            batch_size=self.spec.batch_size,
+            length=self.inputs.train.parts[0].dataset.max_sequence_length,
+            precision=self.spec.precision,
+            optimizer=self.spec.optimizer.name,
+            checkpointing=self.spec.activation_checkpointing,
+            strategy=self.target.strategy,
+            devices=self.world.size,
+            dropout=max(a.embedding_dropout, a.attention_dropout, a.residual_dropout) > 0,
+        )
 
     def __call__(self, step: int) -> Outcome:
         """Make step `step`, counted from 1.
@@ -138,7 +154,7 @@ class TrainStep:
     def snapshot(self) -> Snapshot | None:
         """Host copies of all that a checkpoint holds, in the main process, None in others, which have to call it too.
 
-        The next one overwrites it.
+        They are made while the next step computes; the next snapshot overwrites them.
         """
         settle(self.model)
         moments = moments_of(self.model, self.optimizer)
@@ -150,18 +166,20 @@ class TrainStep:
         if sharded:  # one after the other: a tensor at a time is whole
             for name, tensor in {**weights, **moments}.items():
                 gathered = whole(tensor.detach())
-                copies |= self._host.copy({name: gathered}) if self.world.rank == 0 else {}
+                copies |= self._host.begin({name: gathered}) if self.world.rank == 0 else {}
         else:
-            copies = self._host.copy({**weights, **moments})
+            copies = self._host.begin({**weights, **moments})
         if self.world.rank:
             return None
         scalars: dict[str, float | int] = {"updates": self.optimizer.step_count}
         scalars |= self.scaler.scalars() if self.scaler else {}
-        return Snapshot({name: copies[name] for name in weights}, {name: copies[name] for name in moments}, scalars)
+        of_weights, of_moments = ({name: copies[name] for name in names} for names in (weights, moments))
+        return Snapshot(of_weights, of_moments, scalars, wait=self._host.wait)
 
     def restore(self, folder: Path | None) -> None:
         """Weights, moments and scalars as a checkpoint has them; None: as the run began."""
         settle(self.model)
+        self._host.wait()
         load_weights(self.model, folder or self.inputs.base)
         if folder is not None:
             self._restore_optimizer(folder)
@@ -201,10 +219,12 @@ class TrainStep:
         norm = clip(self.model, self.spec.optimizer, world=self.world, scale=scale).item()
         rate = self.schedule.rate(step - 1)
         skipped = self.scaler is not None and math.isfinite(loss) and self.scaler.overflowed(finite=math.isfinite(norm))
+        waited = 0.0
         if not skipped and self.judge(step, loss, norm):
+            waited = self._host.wait()
             self.optimizer.set_rate(rate)
             self.optimizer.step()
-        return Outcome(loss, norm, rate, tokens, 0.0, skipped)
+        return Outcome(loss, norm, rate, tokens, seconds=0.0, waited=waited, skipped=skipped)
 
     def _features(self, step: int) -> dict[str, Tensor]:
         """This process's part of the batch: consecutive samples, so that the parts in order are the batch."""

@@ -6,7 +6,9 @@
 | 2.0 to 2.2 | torch zip | optimizer, lr_scheduler, dataloader, global_step |
 | trainer form | HDF5 format 0.5 | optimizer, schedulers, dataloader, global_step |
 
-HDF5 format 0.4, which 2.0 to 2.2 write themselves, is not written here (see `conversion.writers`); they read the other.
+2.3 to 2.5 read no HDF5 later than 0.4: for them the trainer form's content goes into a torch file (`hdf5=False`).
+In fp16 there is the loss scale besides (see `scaler_state`). HDF5 format 0.4, which 2.0 to 2.2 write themselves, is
+not written here (see `conversion.writers`); they read the other.
 
 No `__metadata__` is written: it would name a release, and every other release would refuse the file.
 """
@@ -34,6 +36,7 @@ from regraft_worker.conversion.writers import trained, trained_kind, write_hdf5_
 from regraft_worker.trainer.checkpoint import read_state
 from regraft_worker.trainer.optimizer import power_of
 from regraft_worker.trainer.schedule import schedule_of
+from regraft_worker.zoo.scaler_state import scaler_state
 from regraft_worker.zoo.schedule_state import State, schedule_state
 
 _PREFIX = "model.model."
@@ -50,7 +53,14 @@ class Position:
 
 
 def write_mdl(
-    path: Path, step_folder: Path, *, step: int, training: TrainingSpec, era: str, position: Position
+    path: Path,
+    step_folder: Path,
+    *,
+    step: int,
+    training: TrainingSpec,
+    era: str,
+    position: Position,
+    hdf5: bool = True,
 ) -> None:
     """Write the checkpoint of a step; it appears when it is whole.
 
@@ -63,17 +73,19 @@ def write_mdl(
     with ExitStack() as stack:
         side = stack.enter_context(open_folder(step_folder))
         moments = stack.enter_context(open_container(step_folder / "training_state" / "optimizer.safetensors"))
-        updates = read_state(step_folder).updates()
-        state = _state(side, moments.tensors, step=step, updates=updates, training=training)
+        made = read_state(step_folder)
+        state = _state(side, moments.tensors, step=step, updates=made.updates(), training=training)
         tensors, values = write_trained(side.family, side.architecture, state)
         extra_values, extra_tensors = _beside(training, rate, era)
         of_schedule = schedule_state(schedule.parts, step=step, rate=rate, era=era)
-        values |= extra_values | of_schedule[0] | _position(position, era)
-        tensors += [of_tensor(name, tensor) for name, tensor in (extra_tensors | of_schedule[1]).items()]
+        of_scaler = scaler_state(made.scalars, era=era)
+        values |= extra_values | of_schedule[0] | of_scaler[0] | _position(position, era)
+        extra_tensors |= of_schedule[1] | of_scaler[1]
+        tensors += [of_tensor(name, tensor) for name, tensor in extra_tensors.items()]
         model = hf_to_cs(side.family, side.architecture, side.tensors)
         weights = [_renamed(lazy) for lazy in model.tensors]
         aliases = {_PREFIX + name: _PREFIX + of for name, of in model.aliases.items()}
-        write = write_hdf5_05 if era == "2.10" else write_torch_zip
+        write = write_hdf5_05 if hdf5 and era == "2.10" else write_torch_zip
         with parted(path.parent, path.name, overwrite=False) as part:
             write(
                 part / path.name,

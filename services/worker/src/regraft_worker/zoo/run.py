@@ -170,7 +170,7 @@ def _state(task: TrainTask, found: Found, *, windows: int) -> dict[str, object]:
         "format_version": 3,
         "step": found.step,
         "dataloader": {"samples_streamed": found.step * training.batch_size, "seed": training.seed},
-        "scalars": {"updates": found.updates},
+        "scalars": {"updates": found.updates, **found.scaler},
         "training": training.model_dump(mode="json", by_alias=True),
         "target": task.target.model_dump(mode="json"),
         "max_steps": training.max_steps,

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from regraft_worker.conversion.writers import write_safetensors
 from regraft_worker.zoo.beside import differences
 from regraft_worker.zoo.initial import initial_weights
 from regraft_worker.zoo.params import Params
+from regraft_worker.zoo.scaler_state import Scalars, scaler_scalars
 
 _NAME = re.compile(r"checkpoint_(\d+)((?:_\d{8}_\d{6})?)\.mdl")
 
@@ -48,6 +49,8 @@ class Found:
     """Of their order."""
     updates: int = 0
     """Of the optimiser: its steps, but for those that fp16 left out."""
+    scaler: Scalars = field(default_factory=dict)
+    """The loss scale of fp16 and its counters, when they are there, needed and asked for."""
     global_step: int = 0
     """What the file says, whatever is taken from it."""
     notes: tuple[str, ...] = ()
@@ -79,6 +82,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
             trained = read_trained(params.model.family, params.model.architecture, opened.tensors, opened.values)
         updates = 0 if trained is None else _updates(trained, params)
         samples, seed = _position(opened) if wanted and "dataloader" in params.control.states else (None, None)
+        scaled = wanted and params.training["precision"] == "fp16" and "grad_scaler" in params.control.states
         yield Found(
             path=path,
             tensors=tensors,
@@ -86,6 +90,7 @@ def open_start(path: Path, params: Params, *, to_train: bool) -> Iterator[Found]
             samples=samples,
             seed=seed,
             updates=updates,
+            scaler=scaler_scalars(opened) if scaled else {},
             global_step=opened.global_step or 0,
             notes=(*notes, *differences(path, params.model.architecture)),
         )

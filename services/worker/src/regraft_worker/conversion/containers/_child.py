@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from regraft.errors import RegraftError
+from regraft_worker.conversion.containers._report import STARTED
 from regraft_worker.conversion.containers.base import UNREADABLE, UNSAFE, refused
 
 _SECONDS = 120
@@ -27,6 +29,7 @@ def look_into(path: Path, descriptor: int, *, module: str, words: tuple[str, ...
 
     Raises:
         InvalidDataError: it refuses the file, or does not survive it.
+        RegraftError: it does not come to read the file, which says nothing about the file.
     """
     name = f"{__package__}.{module}"
     environment = _ENVIRONMENT | {key: os.environ[key] for key in _KEPT if key in os.environ}
@@ -42,7 +45,10 @@ def look_into(path: Path, descriptor: int, *, module: str, words: tuple[str, ...
     except subprocess.TimeoutExpired as error:
         raise refused(path, UNSAFE, f"to look into it took more than {_SECONDS} seconds") from error
     if done.returncode != 0:
-        raise refused(path, *_why_it_ended(done))
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        if STARTED not in said:
+            raise _not_started(name, said)
+        raise refused(path, *_why_it_ended(done.returncode, said[said.index(STARTED) + 1 :]))
     content: dict[str, Any] = json.loads(done.stdout)
     if "refused" in content:
         raise refused(path, content["refused"], content["cause"])
@@ -50,10 +56,22 @@ def look_into(path: Path, descriptor: int, *, module: str, words: tuple[str, ...
     return found
 
 
-def _why_it_ended(done: subprocess.CompletedProcess[bytes]) -> tuple[str, str]:
-    if done.returncode == -signal.SIGXCPU or done.returncode == -signal.SIGKILL:
+def _not_started(name: str, said: list[str]) -> RegraftError:
+    return RegraftError(
+        f"the process that looks into a checkpoint file could not be started ({_last(said)})",
+        field=name,
+        remedy=f"Install Regraft for {sys.executable}: the process reads no PYTHONPATH and no user's packages.",
+        reason="reader_not_started",
+    )
+
+
+def _why_it_ended(returncode: int, said: list[str]) -> tuple[str, str]:
+    if returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return UNSAFE, "to look into it takes more computing than a checkpoint may need"
-    if done.returncode < 0:
-        return UNREADABLE, f"its structure is damaged (the parser ended with signal {-done.returncode})"
-    lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no word from the parser"]
-    return UNREADABLE, f"its structure is damaged ({lines[-1][:300]})"
+    if returncode < 0:
+        return UNREADABLE, f"its structure is damaged (the parser ended with signal {-returncode})"
+    return UNREADABLE, f"its structure is damaged ({_last(said)})"
+
+
+def _last(said: list[str]) -> str:
+    return said[-1][:300] if said else "without a word"

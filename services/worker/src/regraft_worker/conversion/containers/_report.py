@@ -2,7 +2,8 @@
 
 Only the standard library, so that the child starts in a few hundredths of a second. The answer is
 `{"found": ...}`, or `{"refused": reason, "cause": ...}`. Anything unforeseen ends the child with a traceback, which
-the parent takes for a damaged file: nothing has to be caught here but what would be reported wrongly.
+the parent takes for a damaged file: nothing has to be caught here but what would be reported wrongly. What ends it
+before `STARTED` is written to standard error is no matter of the file, of which nothing was read by then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import reprlib
 import resource
 import sys
 from collections.abc import Callable
+
+STARTED = "regraft: looking into it"
 
 UNREADABLE = "unreadable_checkpoint"
 UNSAFE = "unsafe_checkpoint"
@@ -53,6 +56,8 @@ def limit(*, memory: int, seconds: int) -> None:
 
 def answer(read: Callable[[], object]) -> None:
     """Write what `read` finds, or why it refuses."""
+    sys.stderr.write(f"{STARTED}\n")
+    sys.stderr.flush()
     # Made while there is memory, and written after the handler: until it ends, the traceback holds what filled it.
     text = _refused(UNSAFE, "to look into it takes more memory than a checkpoint may need")
     try:

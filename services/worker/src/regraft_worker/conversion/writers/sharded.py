@@ -2,8 +2,9 @@
 
 Which tensor goes where is known from the sizes alone. With a `source` given, writing can be taken up again: a shard
 gets its final name when it is whole and on the disk, and a state file says which ones are, for which plan. After a kill
-the same call writes only what is missing. The price: a name for the source, without which shards of another
-checkpoint of the same shapes could be taken for its own; the caller makes it (an address, or path, size and time).
+the same call writes only what is missing, or no longer has the digests it was written with. The price: a name for the
+source, without which shards of another checkpoint of the same shapes could be taken for its own; the caller makes it
+(an address, or path, size and time).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.writers.base import Tick, copies_of, named
+from regraft_worker.conversion.writers.finished import Finished
 from regraft_worker.conversion.writers.nesting import flat
 from regraft_worker.conversion.writers.safetensors import write_safetensors
 from regraft_worker.conversion.writers.torch_zip import write_torch_zip
@@ -46,36 +48,41 @@ def write_sharded(
     weights: Weights = "safetensors",
     aliases: Mapping[str, str] = {},
     source: str = "",
+    finished: Finished | None = None,
+    numbered: bool = False,
     tick: Tick,
 ) -> dict[str, str]:
     """Write the weights into an existing folder; the sha256 of every tensor by name.
 
     `tick` is told of the bytes of shards that were there already, too. Without `source` an exception leaves nothing;
-    with it, finished shards stay for the next call, which must have the same `source`.
+    with it, finished shards stay for the next call, which must have the same `source`. A caller that keeps the record
+    itself gives it as `finished`. `numbered`: a single file has a number and an index, too.
 
     Raises:
         InvalidInputError: a dtype that the encoding cannot hold.
     """
     by_name = named(tensors, aliases)
-    shards = plan([*by_name.values(), *copies_of(by_name, aliases)], max_shard_bytes, weights)
-    progress = _Progress(folder, _plan_digest(shards, source) if source else "")
+    shards = plan([*by_name.values(), *copies_of(by_name, aliases)], max_shard_bytes, weights, numbered=numbered)
+    whole = finished or Finished(folder, plan=_plan_digest(shards, source) if source else "", state=folder / STATE)
     try:
         for shard in shards:
-            if shard.name in progress.done:
+            if shard.name in whole.digests:
                 tick(shard.nbytes)
             else:
-                progress.finished(shard.name, _write(folder / shard.name, shard, weights, tick))
+                whole.add(shard.name, _write(folder / shard.name, shard, weights, tick))
     except BaseException:
-        if not source:
-            progress.forget()
+        if not source and finished is None:
+            whole.forget()
         raise
-    if len(shards) > 1:
+    if len(shards) > 1 or numbered:
         _write_index(folder / f"{_STEMS[weights]}.{weights}.index.json", shards)
     (folder / STATE).unlink(missing_ok=True)
-    return {name: digest for shard in shards for name, digest in progress.done[shard.name].items()}
+    return {name: digest for shard in shards for name, digest in whole.digests[shard.name].items()}
 
 
-def plan(tensors: Iterable[Lazy], max_shard_bytes: int, weights: Weights = "safetensors") -> list[Shard]:
+def plan(
+    tensors: Iterable[Lazy], max_shard_bytes: int, weights: Weights = "safetensors", *, numbered: bool = False
+) -> list[Shard]:
     """Tensors in order, as many to a file as fit; one that is larger than a file has its own."""
     groups: list[list[Lazy]] = []
     current: list[Lazy] = []
@@ -91,59 +98,15 @@ def plan(tensors: Iterable[Lazy], max_shard_bytes: int, weights: Weights = "safe
         size += lazy.nbytes
     if current or not groups:
         groups.append(current)
-    names = _names(len(groups), weights)
+    names = _names(len(groups), weights, numbered=numbered)
     return [Shard(name, tuple(group)) for name, group in zip(names, groups, strict=True)]
 
 
-def _names(count: int, weights: Weights) -> list[str]:
+def _names(count: int, weights: Weights, *, numbered: bool) -> list[str]:
     stem = _STEMS[weights]
-    if count == 1:
+    if count == 1 and not numbered:
         return [f"{stem}.{weights}"]
     return [f"{stem}-{number:05d}-of-{count:05d}.{weights}" for number in range(1, count + 1)]
-
-
-class _Progress:
-    """Which shards are whole. A state file of another plan is void, and so are the shards it speaks of.
-
-    Without a plan nothing is remembered.
-    """
-
-    def __init__(self, folder: Path, plan_digest: str) -> None:
-        self._folder = folder
-        self._path = folder / STATE
-        self._plan = plan_digest
-        self.done: dict[str, dict[str, str]] = {}
-        self._sizes: dict[str, int] = {}
-        self._load()
-
-    def finished(self, name: str, digests: dict[str, str]) -> None:
-        self.done[name] = digests
-        self._sizes[name] = (self._folder / name).stat().st_size
-        if self._plan:
-            self._save()
-
-    def forget(self) -> None:
-        """Remove everything written so far."""
-        for path in (*(self._folder / name for name in self.done), self._path):
-            path.unlink(missing_ok=True)
-
-    def _save(self) -> None:
-        content = {"plan": self._plan, "sizes": self._sizes, "sha256": self.done}
-        partial = self._path.with_name(self._path.name + _PARTIAL)
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.rename(self._path)
-
-    def _load(self) -> None:
-        try:
-            state = json.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            return
-        for name, size in state["sizes"].items():
-            path = self._folder / name
-            if self._plan and state["plan"] == self._plan and path.is_file() and path.stat().st_size == size:
-                self.done[name], self._sizes[name] = state["sha256"][name], size
-            else:
-                path.unlink(missing_ok=True)
 
 
 def _write(path: Path, shard: Shard, weights: Weights, tick: Tick) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Hardware to train on: one module per kind, found by its file name.
 
 A target module offers `available()`, which says what this machine has without importing torch, and `Target`, a class
-made with the number of devices and the strategy. Adding a kind adds a file here and touches nothing else.
+made with the number of devices and the strategy. One that has no devices of ours, because something else computes, has
+`train(task, progress)` and `preflight(task, progress)` instead, which the stages call. Adding a kind adds a file here
+and touches nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
 from regraft import discover
+from regraft.errors import InvalidInputError
 from regraft.specs import TargetSpec, TrainingSpec
 
 PACKAGE = "regraft_worker.trainer.targets"
@@ -55,7 +58,14 @@ def target_for(spec: TargetSpec) -> Target:
     """The target a job asks for.
 
     Raises:
-        InvalidInputError: there is no such kind, or it has not that many devices.
+        InvalidInputError: there is no such kind, it has not that many devices, or none of ours at all.
     """
     module = discover.load(PACKAGE, spec.kind, field="target.kind")
+    if not hasattr(module, "Target"):
+        raise InvalidInputError(
+            "this target has no device that a process here computes on",
+            field="target.kind",
+            value=spec.kind,
+            remedy="Use cpu or gpu.",
+        )
     return cast(Target, module.Target(spec.devices, spec.strategy))

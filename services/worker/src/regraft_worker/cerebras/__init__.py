@@ -1,0 +1,1 @@
+"""A Cerebras cluster, driven through the vendor's own programs."""

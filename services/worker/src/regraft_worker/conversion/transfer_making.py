@@ -1,0 +1,130 @@
+"""A planned conversion made: written into a work folder, proven there, and moved to its places.
+
+A run that was cut short is taken up again by the same command on the same files: what is whole and has the digests it
+was written with is kept, and proven again with the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from regraft_worker.conversion.carried import Carried
+from regraft_worker.conversion.formats import Outputs
+from regraft_worker.conversion.mapping import Mapped
+from regraft_worker.conversion.opened import open_checkpoint
+from regraft_worker.conversion.parted import write_text
+from regraft_worker.conversion.resumable import Work, resumable
+from regraft_worker.conversion.transfer_plan import Plan, prefix
+from regraft_worker.conversion.transfer_proof import prove_transfer
+from regraft_worker.conversion.transfer_writing import write_cs, write_hf_folder, write_once, write_one_hf
+from regraft_worker.conversion.writers.base import Tick
+
+_FORMAT = "regraft transfer 1"
+"""Part of what a run is known by: a change of what is written is a change of this."""
+
+
+class Made(NamedTuple):
+    """How it is known to be right, and what an earlier run had done of it."""
+
+    proof: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """A planned conversion and where it goes."""
+
+    plan: Plan
+    mapped: Mapped
+    state: Carried
+    outputs: Outputs
+    requested: bool
+    """HDF5 for a Cerebras release, safetensors for Hugging Face."""
+    shard_bytes: int
+    overwrite: bool
+
+    @property
+    def is_folder(self) -> bool:
+        return self.outputs.config.parent == self.outputs.checkpoint
+
+    @property
+    def identity(self) -> str:
+        """The same when the same inputs are converted with the same options."""
+        plan, config = self.plan, self.plan.config
+        stats = [(str(path.resolve()), path.stat()) for path in plan.opened.files]
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        options = [plan.source.name, plan.target.name, plan.drop, self.requested, self.shard_bytes]
+        asked = [_FORMAT, files, config.text, config.family.name, repr(config.architecture), options]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def make(making: Making, tick: Tick) -> Made:
+    """Write what is missing, prove all of it, and give the outputs their names.
+
+    Raises:
+        InvalidDataError: the source is damaged or what was written is not what it should be; nothing is kept.
+        ConflictError: an output is there already, or being made by another process.
+    """
+    outputs = making.outputs
+    name = outputs.checkpoint.name
+    names = [name] if making.is_folder else [outputs.config.name, name]
+    with resumable(
+        outputs.checkpoint.parent,
+        *names,
+        identity=making.identity,
+        files_in=name if making.is_folder else "",
+        overwrite=making.overwrite,
+    ) as work:
+        proof, note = work.proof, "went on from an earlier run, which had written and proven everything"
+        if not proof:
+            note = _kept(work)
+            _write(making, work, tick)
+            proof = _prove(making, work, tick)
+            work.prove(proof)
+        work.publish()
+    return Made(proof, note)
+
+
+def _write(making: Making, work: Work, tick: Tick) -> None:
+    plan, mapped, outputs, finished = making.plan, making.mapped, making.outputs, work.finished
+    path, config = work.folder / outputs.checkpoint.name, work.folder / outputs.config.name
+    if making.is_folder:
+        config = path / outputs.config.name
+        write_hf_folder(
+            path,
+            mapped,
+            shard_bytes=making.shard_bytes,
+            safetensors=making.requested,
+            finished=finished,
+            tick=tick,
+        )
+    elif plan.target.is_cs:
+        before = prefix(plan)
+        write_once(
+            path,
+            lambda part: write_cs(
+                part, mapped, making.state, target=plan.target, prefix=before, h5=making.requested, tick=tick
+            ),
+            finished=finished,
+        )
+    else:
+        write_once(
+            path, lambda part: write_one_hf(part, mapped, safetensors=making.requested, tick=tick), finished=finished
+        )
+    write_text(config, plan.config.text)
+
+
+def _prove(making: Making, work: Work, tick: Tick) -> str:
+    with open_checkpoint(work.folder / making.outputs.checkpoint.name) as result:
+        return prove_transfer(making.plan, making.mapped, making.state, result, tick)
+
+
+def _kept(work: Work) -> str:
+    kept = work.finished.kept
+    if not kept:
+        return ""
+    files = f"{len(kept)} file{'s' if len(kept) > 1 else ''}"
+    return f"went on from an earlier run, which had finished {files} ({sum(kept.values()):,} bytes)"
