@@ -245,7 +245,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(("megabytes", "phase"), [(64.0, "parts"), (36.0, "files")])
+@pytest.mark.parametrize(("megabytes", "phase"), [(64.0, "parts"), (32.0, "files")])
 def test_a_full_disk_fails_the_run_and_more_space_lets_it_go_on(
     tokenizer: Path, tmp_path: Path, small_disk: SmallDisk, processes: int, megabytes: float, phase: str
 ) -> None:
@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer: Path, tmp_path: Path) -
         peaks[megabytes] = peaks_of(run.start(tmp_path / "log"))
         assert any("is prepared" in message for message in messages(tmp_path / "log"))
     (lead, hand), (more_lead, more_hand) = peaks.values()
-    assert more_hand < 1.1 * hand
+    assert more_hand < 1.2 * hand  # what gigatoken remembers of words grows up to 128 MiB of text
     assert more_lead < 1.1 * lead
     assert max(more_lead, more_hand) < 2**29
 
