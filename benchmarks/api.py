@@ -1,6 +1,6 @@
-"""POST /jobs against the least one could write, and against MLflow; and what watchers cost it.
+"""POST /jobs against the least one could write, and against MLflow; what watchers cost it; how soon a job starts.
 
-    python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500]
+    python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500] [--starts 40]
 
 One Postgres, one process for each server, the load from this process over 32 connections. Regraft's request is
 authenticated, validated, idempotent and durable: job, stages, events, messages and key in one transaction. The other
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -21,12 +20,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import latency
 from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
@@ -80,9 +82,10 @@ def main() -> None:
     options.add_argument("--requests", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--watchers", type=int, default=500)
+    options.add_argument("--starts", type=int, default=40)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name, servers(Path(name)) as settings:
-        print(json.dumps(measure(settings, given, Path(name)), indent=2))
+        print(dumps(measure(settings, given, Path(name)), indent=2))
 
 
 def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
 
     rows: dict[str, Any] = {"regraft": [], "minimal": []}
     with regraft(settings) as ours, minimal(settings) as other:
+        starts = latency.start(settings, ours, headers, samples=given.starts) if given.starts else {}
         for _ in range(given.rounds):  # by turns, so that what else the machine does meets both
             rows["regraft"].append(asyncio.run(load(f"{ours}/jobs", job, given.requests, headers)))
             rows["minimal"].append(asyncio.run(load(f"{other}/rows", lambda _: ROW, given.requests, {})))
@@ -111,7 +115,7 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
             path = f"{url}/api/2.0/mlflow/runs/create"
             rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
     engine.dispose()
-    return {name: best(found) for name, found in rows.items()}
+    return {name: best(found) for name, found in rows.items()} | {"start": starts}
 
 
 def best(found: list[dict[str, float]]) -> dict[str, float]:
@@ -123,19 +127,17 @@ async def load(url: str, request: Request, count: int, headers: dict[str, str]) 
     """`count` requests over 32 connections."""
     seconds: list[float] = []
     left = iter(range(count))
-    limits = httpx.Limits(max_connections=CONNECTIONS)
-    async with httpx.AsyncClient(headers=headers, limits=limits, timeout=60) as client:
 
-        async def worker() -> None:
+    async def worker() -> None:
+        async with connected(url, headers) as client:
             for number in left:
                 began = time.perf_counter()
-                answer = await client.post(url, **request(number))
+                await client.post(**request(number))
                 seconds.append(time.perf_counter() - began)
-                assert answer.is_success, answer.text
 
-        began = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
-        elapsed = time.perf_counter() - began
+    began = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
+    elapsed = time.perf_counter() - began
     found = statistics.quantiles(seconds, n=100)
     print(f"{url}: {count / elapsed:.1f} requests/s", file=sys.stderr)
     return {
@@ -150,27 +152,60 @@ async def watched_load(
 ) -> dict[str, float]:
     """The same while so many clients watch events."""
     ready, received = asyncio.Semaphore(0), 0
-    async with httpx.AsyncClient(headers=headers, limits=httpx.Limits(max_connections=None), timeout=None) as client:
 
-        async def watch(job: str) -> None:
-            nonlocal received
-            async with client.stream("GET", f"{url}/{job}/events/stream") as stream:
-                first = True
-                async for chunk in stream.aiter_raw():
-                    if first:
-                        ready.release()
-                    else:
-                        received += chunk.count(b"\nid: ") + chunk.startswith(b"id: ")
-                    first = False
+    async def watch(job: str) -> None:
+        nonlocal received
+        async with connected(f"{url}/{job}/events/stream", headers) as client:
+            await client.send("GET")
+            ready.release()
+            while chunk := await client.reader.read(1 << 16):
+                received += chunk.count(b"\nid: ")  # after the line with the chunk's size
 
-        tasks = [asyncio.create_task(watch(jobs[number % len(jobs)])) for number in range(watchers)]
-        for _ in range(watchers):
-            await ready.acquire()
-        found = await load(url, request, count, headers)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = [asyncio.create_task(watch(jobs[number % len(jobs)])) for number in range(watchers)]
+    for _ in range(watchers):
+        await ready.acquire()
+    await asyncio.sleep(2.0 if watchers else 0.0)  # until all have been told what there was
+    received = 0
+    found = await load(url, request, count, headers)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     return found | {"events_received": received}
+
+
+class Connection:
+    """HTTP/1.1 by hand: a client library would take as long for a request as the servers that are measured."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self._parts = urlsplit(url)
+        self._fixed = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **headers}.items())
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    async def open(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+
+    async def post(self, json: Any, headers: dict[str, str] | None = None) -> None:
+        await self.send("POST", dumps(json).encode(), headers or {})
+        head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+        body = await self.reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+        assert head.startswith(b"http/1.1 20"), body
+
+    async def send(self, method: str, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        own = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        self.writer.write(f"{method} {self._parts.path} HTTP/1.1\r\n{self._fixed}{own}{kind}\r\n".encode() + body)
+        await self.writer.drain()
+
+
+@asynccontextmanager
+async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[Connection]:
+    connection = Connection(url, headers)
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        connection.writer.close()
 
 
 @contextmanager

@@ -12,15 +12,11 @@ import clock
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the stage does (`keep_to_one_thread`), before numpy is imported
 
-import h5py
-
-from regraft import hdf5_chunks
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.stages import PrepareTask
 from regraft.storage import local_path
-from regraft_dataprep import encoders, gathered, piece_writer, pipeline, report, shards, units, work
 from regraft_dataprep.resources import Resources
-from regraft_dataprep.sources.base import Source
+from regraft_dataprep.start import prepare
 
 
 def main() -> None:
@@ -30,7 +26,7 @@ def main() -> None:
     if profiled:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         _watch(watch)
-    result = pipeline.prepare(_task(settings), resources=Resources(processes=1 if profiled else None))
+    result = prepare(_task(settings), resources=Resources(processes=1 if profiled else None))
     watch.stop()
     Path(settings["target"]).symlink_to(local_path(result.uri))
     tokens = result.train_tokens + result.eval_tokens + 2  # the first token of a split is no label
@@ -57,7 +53,10 @@ def _task(settings: dict[str, Any]) -> PrepareTask:
 
 def _watch(watch: clock.Clock) -> None:
     """Put the clock around the functions that do the work."""
-    from regraft_dataprep import documents  # not above: pyarrow starts a thread, and a process with one is not forked
+    import h5py  # not above, as in a stage: hands load while these do
+
+    from regraft_dataprep import documents, encoders, gathered, piece_writer, pipeline, report, shards, units, work
+    from regraft_dataprep.sources.base import Source
 
     watch.function(Source, "inventory", "sha256 of the corpus")
     watch.generator(piece_writer.PieceWriter, "_with_text", "reading and JSON")
@@ -74,12 +73,12 @@ def _watch(watch: clock.Clock) -> None:
     watch.function(report, "languages", "report: languages")
     watch.function(pipeline, "corpus_report", "report: everything else")
     watch.function(shards, "_block", "windows")
-    watch.generator(hdf5_chunks, "deflated", "shuffle and deflate")
-    watch.function(shards, "append", "writing HDF5")
+    watch.generator(shards, "deflated", "shuffle and deflate")
+    watch.function(shards, "append_deflated", "writing HDF5")
     watch.function(shards, "validate_shard", "verifying: reading, inflate, values")
     watch.function(h5py.File, "close", "writing HDF5")
     watch.function(documents, "write_documents", "documents.parquet")
-    watch.function(encoders.GigatokenEncoder, "forget", "loading gigatoken")
+    watch.function(pipeline, "load_both", "loading gigatoken")
     watch.function(pipeline, "fastest_encoder", "BPE of the awkward texts, once")
     for module in (pipeline, units):
         watch.function(module, "load_tokenizer", "loading the tokenizer")

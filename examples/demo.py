@@ -36,6 +36,7 @@ def main() -> int:
     began = time.monotonic()
     write_inputs()
     with stack() as url, Client(url, key=read_key(HOME)) as client:
+        cancel_leftovers(client)
         job_id = submit(client, url)
         show_result(client.get_job(job_id), client.checkpoints(job_id))
     say(f"everything is stopped; it took {time.monotonic() - began:.0f} s. The data stays in {HOME}")
@@ -89,6 +90,16 @@ def await_ready(process: subprocess.Popen[bytes]) -> None:
         if b"stop with" in line:
             return
     raise SystemExit("the stack did not start")
+
+
+def cancel_leftovers(client: Client) -> None:
+    """Jobs of demos that were interrupted: they would go on, and this one's job would wait for them."""
+    for status in ("queued", "running", "pausing", "paused", "cancelling"):
+        for job in client.list_jobs(status=status, label="example=demo", limit=100)["data"]:
+            say(f"== cancelling {job['id']}, which a demo that was interrupted has left")
+            client.cancel_job(job["id"])
+            for _ in client.watch(job["id"]):  # until its process has saved and stopped
+                pass
 
 
 def submit(client: Client, url: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from regraft.jobstore import Keys, Scope, make_engine
@@ -40,3 +42,30 @@ def eventually(condition: Callable[[], object], *, seconds: float = 30.0, what: 
             return value
         time.sleep(0.05)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, whichever of its threads did; the last one last."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended
+            found += map(int, path.read_text().split())
+    return sorted(found)
+
+
+def hands(pid: int) -> list[int]:
+    """Those of a data preparation that runs in process `pid`: forked from the one that it has started for them."""
+    return [
+        hand for origin in children(pid) if b"regraft_dataprep.origin" in _command(origin) for hand in children(origin)
+    ]
+
+
+def has_origin(pid: int) -> bool:
+    """True when a data preparation in process `pid` has left a process behind."""
+    return any(b"regraft_dataprep.origin" in _command(child) for child in children(pid))
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -121,6 +121,7 @@ class _Progress(TrainProgress):
                 map_style=self.reader.map_style,
                 shuffle=self.training.shuffle,
             ),
+            hdf5=release >= (2, 6),
         )
         self._appear(made, path, step)
         self.saved.append(path)

@@ -45,7 +45,7 @@ def test_a_target_says_what_there_is_and_refuses_what_there_is_not(name: str) ->
         with pytest.raises(ValueError, match=r"target\.kind"):
             target_for(TargetSpec.model_construct(kind=name))
         return
-    if facts["available"]:
+    if facts["available"] and not hasattr(module, "run_stage"):
         target = module.Target(1)
         assert isinstance(target.device, str)
         with target.autocast("fp32"):

@@ -33,6 +33,15 @@ class Deployment:
             self._processes[name] = Process(name, self.settings)
             self._processes[name].start()
 
+    @contextmanager
+    def alone(self, *names: str) -> Iterator[Deployment]:
+        """Only these processes, for as long as the block lasts."""
+        try:
+            self.start(*names)
+            yield self
+        finally:
+            self.stop()
+
     def kill(self, name: str) -> None:
         """SIGKILL, and wait for its end."""
         process = self._processes[name]

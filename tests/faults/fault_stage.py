@@ -134,6 +134,13 @@ def memory(progress: Progress) -> None:
     bytearray(1 << 31)
 
 
+def eat(progress: Progress) -> None:
+    """Until the kernel puts an end to it."""
+    kept = []
+    while True:
+        kept.append(bytearray(b"x") * (16 << 20))
+
+
 def cuda_memory(progress: Progress) -> None:
     raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -153,6 +160,7 @@ ACTS = {
     "flood": flood,
     "hang": hang,
     "memory": memory,
+    "eat": eat,
     "cuda": cuda_memory,
     "killed": killed,
     "launcher": leave_a_child,

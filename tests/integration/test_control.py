@@ -8,9 +8,10 @@ from sqlalchemy import Engine, text
 from helpers import spec
 from regraft.errors import ConflictError, NotFoundError
 from regraft.jobs import JobStatus
-from regraft.jobstore import Claim, Control, Jobs, Leases, Outcome, VersionError, Wanted
+from regraft.jobstore import Claim, Control, Jobs, Leases, Outcome, Report, VersionError, Wanted
 from regraft.models import Job
 from regraft.settings import Settings
+from regraft.specs import TargetSpec
 
 
 @pytest.fixture
@@ -125,3 +126,48 @@ def test_another_projects_job_is_not_there(engine: Engine, jobs: Jobs, leases: L
         for table in ("jobs", "stages", "events", "attempts", "outbox"):
             found = connection.execute(text(f"SELECT DISTINCT project_id FROM {table}")).scalars().all()
             assert found == ["theirs"], table
+
+
+def test_a_paused_job_goes_on_on_another_target(jobs: Jobs, control: Control, leases: Leases) -> None:
+    job = jobs.create(spec())
+    gpu = TargetSpec(kind="gpu", devices=2)
+    with pytest.raises(ConflictError, match="only a paused"):
+        control.resume(job.id, target=gpu)
+    for name in ("prepare", "convert"):
+        leases.finish(claimed(leases, job, name), Outcome(status="succeeded", result={"uri": name}))
+    train = claimed(leases, job, "train")
+    control.pause(job.id)
+    leases.finish(train, Outcome(status="released", reason="paused"))
+    control.resume(job.id, target=gpu)
+    found = jobs.get(job.id)
+    assert (found.spec["target"]["kind"], found.version) == ("gpu", 2)
+    assert {stage.name: stage.queue for stage in found.stages} == {
+        "prepare": "prepare",
+        "convert": "convert",
+        "train": "train.gpu",
+        "evaluate": "evaluate.gpu",
+        "export": "export",
+    }
+    assert leases.ready(["train.cpu"]) == []
+    assert claimed(leases, job, "train").spec.target == gpu
+    (moved,) = (
+        event for event in jobs.events(job.id, after=0, limit=100)[0] if "moves from cpu to gpu" in event.message
+    )
+    assert moved.data["to"]["devices"] == 2
+
+
+def test_a_condition_lasts_as_long_as_its_attempt(jobs: Jobs, control: Control, leases: Leases) -> None:
+    job = jobs.create(spec())
+    claim = claimed(leases, job, "prepare")
+    waiting = {"reason": "waiting_for_appliance", "message": "wsjob-1 waits, 3 of 7"}
+    leases.report(claim, Report(condition=waiting))
+    leases.report(claim, Report(condition={**waiting, "message": "wsjob-1 waits, 2 of 7"}))
+    stage = jobs.get(job.id).stages[0]
+    assert (stage.status, stage.reason, stage.reason_class) == ("running", "waiting_for_appliance", None)
+    assert stage.message == "wsjob-1 waits, 2 of 7"
+    said = [event for event in jobs.events(job.id, after=0, limit=100)[0] if event.type == "condition"]
+    assert [event.message for event in said] == ["prepare: wsjob-1 waits, 3 of 7"]
+    control.pause(job.id)
+    leases.finish(claim, Outcome(status="released", reason="paused"))
+    stage = jobs.get(job.id).stages[0]
+    assert (stage.status, stage.reason, stage.message) == ("pending", None, None)

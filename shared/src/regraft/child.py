@@ -2,9 +2,9 @@
 
 The supervisor starts `python -m <service>.stage <stage>` with the task as the first line on standard input. Lines go to
 what was standard output; the core's own prints are turned over to standard error, which is the log. SIGTERM means: save
-and stop; SIGUSR1, sent only to stages that cannot save at any moment: stop when you have saved next. The process dies
-with its supervisor. Further lines on standard input say until when it may go on (see `tether`): one whose supervisor
-sleeps through a lease ends itself before another can start in its place.
+and stop; SIGUSR1, sent only to stages that cannot save at any moment: stop when you have saved next; SIGUSR2: save and
+stop, for the worker leaves. The process dies with its supervisor. Further lines on standard input say until when it may
+go on (see `tether`): one whose supervisor sleeps through a lease ends itself before another can start in its place.
 
 Line types: `step`, `artifact`, `event`, `invite`, `condition`, `stopping`, `alive`, and last one of `result`, `error`,
 `stopped`. No such last line: it crashed.
@@ -20,22 +20,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from regraft.errors import InterruptedStageError, RegraftError
 from regraft.jobs import ReasonClass
-from regraft.ports import Level, Progress
+from regraft.mirrored import StageFunction
+from regraft.ports import Level
 from regraft.processes import die_with
-from regraft.specs import Spec
 from regraft.tether import hold
-
-StageFunction = Callable[[str, Progress], Spec]
-"""Takes the task as JSON and a progress port, returns the result."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SUPERVISOR = "REGRAFT_SUPERVISOR_PID"
 """Environment variable with the process id that the stage process dies with."""
+LEAVE = signal.SIGUSR2
+"""Sent instead of SIGTERM when only the worker leaves: what a stage has started on other machines may go on."""
 ALIVE_SECONDS = 5.0
 OUT_OF_MEMORY_WORDS = ("CUDA out of memory", "out of memory", "can't allocate memory")
 
@@ -45,7 +45,9 @@ class LineProgress:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._leave = False
         self._patient = False
         self._said = 0.0
 
@@ -63,11 +65,17 @@ class LineProgress:
     def invite(self, where: str, *, workers: int) -> None:
         self.write("invite", where=where, workers=workers)
 
+    def is_kept(self, folder: Path) -> bool:
+        return False
+
     def should_stop(self) -> bool:
         # Who asks has come round its loop: that is progress, also where there is no figure to report.
         if time.monotonic() - self._said > ALIVE_SECONDS:
             self.write("alive")
         return self._stop.is_set()
+
+    def may_leave(self) -> bool:
+        return self._leave
 
     def condition(self, reason: str, message: str) -> None:
         self.write("condition", reason=reason, message=message)
@@ -77,16 +85,17 @@ class LineProgress:
             self.write("stopping", seconds=seconds)
         return self._patient
 
-    def stop(self, *, patient: bool = False) -> None:
-        """Called by the signal handler; `patient`: the next regular save may be waited for."""
-        self._patient = patient
+    def stop(self, *, patient: bool = False, leave: bool = False) -> None:
+        """Called by the signal handler; `patient`: the next regular save may be waited for; `leave`: see `LEAVE`."""
+        self._patient, self._leave = patient, leave
         self._stop.set()
 
     def write(self, type_: str, **fields: Any) -> None:
         """One line, out at once."""
-        self._said = time.monotonic()
-        self._out.write(json.dumps({"type": type_, **fields}) + "\n")
-        self._out.flush()
+        with self._lock:
+            self._said = time.monotonic()
+            self._out.write(json.dumps({"type": type_, **fields}) + "\n")
+            self._out.flush()
 
 
 def run(functions: Mapping[str, StageFunction]) -> int:
@@ -96,6 +105,7 @@ def run(functions: Mapping[str, StageFunction]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
     progress = LineProgress(out)
     signal.signal(signal.SIGTERM, lambda *_: progress.stop())
+    signal.signal(LEAVE, lambda *_: progress.stop(leave=True))
     signal.signal(signal.SIGUSR1, lambda *_: progress.stop(patient=True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     task = sys.stdin.readline()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, discover
+from regraft import cli_doctor, cli_jobs, cli_keys, cli_operations, cli_plan, cli_recipes, cli_storage, discover
 from regraft.errors import RegraftError
 
 GROUPS = {
@@ -63,6 +63,7 @@ def _own_commands() -> dict[str, Callable[..., Any]]:
         "drain on": cli_operations.drain_on,
         "drain off": cli_operations.drain_off,
         "limits": cli_operations.limits,
+        "storage clean": cli_storage.clean,
         "plan": cli_plan.plan,
         "jobs submit": cli_jobs.submit,
         "jobs list": cli_jobs.list_,
@@ -100,14 +101,21 @@ def up(
 
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from regraft.jobstore import make_engine
+    from regraft.jobstore import UNREACHABLE, make_engine
     from regraft.jobstore import migrate as upgrade
     from regraft.logs import log_to_stderr
     from regraft.settings import Settings
 
     settings = Settings()
     log_to_stderr(settings)
-    upgrade(make_engine(settings))
+    try:
+        upgrade(make_engine(settings))
+    except UNREACHABLE as error:
+        raise RegraftError(
+            f"the database cannot be used: {str(error).splitlines()[0]}",
+            field="REGRAFT_DATABASE_URL",
+            remedy="Check its address, that it is up, and that user and password are those it was made with.",
+        ) from error
     typer.echo("the schema is up to date")
 
 

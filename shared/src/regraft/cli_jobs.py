@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from regraft.client import Client
+from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
 from regraft.planning import Plan
 from regraft.planview import show_plan
@@ -157,9 +158,22 @@ def pause(job_id: JobId) -> None:
     _act(job_id, "pause")
 
 
-def resume(job_id: JobId) -> None:
+def resume(
+    job_id: JobId,
+    target: Annotated[
+        str, typer.Option(help="Go on on another target: its kind, or its fields, e.g. '{kind: gpu, devices: 2}'.")
+    ] = "",
+) -> None:
     """Go on with a paused job."""
-    _act(job_id, "resume")
+    _act(job_id, "resume", body={"target": _target(target)} if target else None)
+
+
+def _target(text: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError("is neither a kind nor fields of one", field="--target", value=text) from error
+    return found if isinstance(found, dict) else {"kind": text}
 
 
 def retry(job_id: JobId) -> None:
@@ -167,7 +181,7 @@ def retry(job_id: JobId) -> None:
     _act(job_id, "retry")
 
 
-def _act(job_id: str, action: str) -> None:
+def _act(job_id: str, action: str, *, body: dict[str, Any] | None = None) -> None:
     with api_client() as client:
-        job = client.act(job_id, action)
+        job = client.act(job_id, action, body=body)
     typer.echo(f"{job['id']} is {job['status']}")

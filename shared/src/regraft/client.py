@@ -68,9 +68,9 @@ class Client:
         """`GET /jobs/{id}`."""
         return self._call("GET", f"/jobs/{job_id}")
 
-    def act(self, job_id: str, action: str) -> Json:
+    def act(self, job_id: str, action: str, *, body: Mapping[str, Any] | None = None) -> Json:
         """`POST /jobs/{id}/<action>`: cancel, pause, resume, retry."""
-        return self._call("POST", f"/jobs/{job_id}/{action}")
+        return self._call("POST", f"/jobs/{job_id}/{action}", json=None if body is None else dict(body))
 
     def cancel_job(self, job_id: str) -> Json:
         """`POST /jobs/{id}/cancel`."""

@@ -59,8 +59,8 @@ def commands() -> dict[str, Callable[..., None]]:
 
 
 def version_of(distribution: str) -> str:
-    """The version that is installed, or that none is: run from its sources, as on a machine that is only lent."""
+    """The version that is installed; 0.0.0 when none is: run from its sources, as on a machine that is only lent."""
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "not installed"
+        return "0.0.0"

@@ -1,6 +1,7 @@
 """The dispatcher: sends what the outbox holds, takes stages back from workers that fell silent, repeats lost hints.
 
-One loop, no memory. Any number may run; when none does, jobs wait and nothing is lost.
+One loop, no memory. Any number may run; when none does, jobs wait and nothing is lost. It looks a few times a second,
+and at once when an API process says that it has created a job; when that is not heard, at the next look.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 
+import psycopg
+from psycopg import sql
 from redis.exceptions import RedisError
 
 from regraft.jobstore import UNREACHABLE, Announcements, make_engine
+from regraft.jobstore.notices import OUTBOX
 from regraft.logs import log_to_stderr
 from regraft.pulse import Pulse
 from regraft.queue import Broker, make_celery
@@ -20,7 +25,7 @@ from regraft.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-SWEEP_EVERY = 8  # polls
+SWEEP_SECONDS = 2.0
 
 
 class Dispatcher:
@@ -31,21 +36,26 @@ class Dispatcher:
         self._broker = broker
         self._pulse = pulse or Pulse("")
         self.stop = threading.Event()
+        self.wake = threading.Event()
+        """Set from any thread: look now."""
 
     def run(self) -> None:
         """Loop until `stop` is set; an unreachable server is waited for."""
-        turn = 0
+        sweep_at = 0.0
         while not self.stop.is_set():
             self._pulse.beat()
+            self.wake.clear()
+            sweep = time.monotonic() >= sweep_at
             try:
-                sent = self.once(sweep=turn % SWEEP_EVERY == 0)
+                sent = self.once(sweep=sweep)
             except (*UNREACHABLE, Broker.Unreachable, RedisError) as error:
                 log.warning("a server is unreachable, trying again: %s", error)
                 self.stop.wait(1.0)
                 continue
-            turn += 1
+            if sweep:
+                sweep_at = time.monotonic() + SWEEP_SECONDS
             if not sent:
-                self.stop.wait(POLL_SECONDS)
+                self.wake.wait(POLL_SECONDS)
 
     def once(self, *, sweep: bool = True) -> int:
         """One turn; returns how many messages were sent."""
@@ -57,6 +67,19 @@ class Dispatcher:
         self._announcements.admit()
         return self._announcements.send(self._broker.publish)
 
+    def listen(self, url: str) -> None:
+        """Set `wake` whenever somebody says that there is something to send, until `stop` is set. Blocks."""
+        while not self.stop.is_set():
+            try:
+                with psycopg.connect(url, autocommit=True) as connection:
+                    connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(OUTBOX)))
+                    while not self.stop.is_set():
+                        for _ in connection.notifies(timeout=1.0):
+                            self.wake.set()
+            except psycopg.Error as error:
+                log.warning("not listening to the database, trying again: %s", error)
+                self.stop.wait(1.0)
+
 
 def serve(settings: Settings) -> None:
     """Run a dispatcher in this process until SIGTERM or SIGINT."""
@@ -65,5 +88,6 @@ def serve(settings: Settings) -> None:
     dispatcher = Dispatcher(Announcements(make_engine(settings), settings), broker, Pulse(settings.pulse_path))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop.set())
+    threading.Thread(target=dispatcher.listen, args=(settings.database_url,), name="nudges", daemon=True).start()
     log.info("dispatching")
     dispatcher.run()

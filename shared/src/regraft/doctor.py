@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -20,9 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from regraft.cerebrassite import CerebrasSite
 from regraft.errors import RegraftError
 from regraft.jobstore import Workers, make_engine
-from regraft.jobstore.engine import alembic_config
+from regraft.jobstore.engine import alembic_config, newer_schema
 from regraft.settings import Settings
-from regraft.storage import local_path
+from regraft.storage import is_remote, local_path
+from regraft.storage.depot import Depot
 
 State = Literal["ok", "warning", "failed"]
 OLDEST_POSTGRES = 13
@@ -102,6 +104,9 @@ def _migrations(engine: Engine) -> Finding:
         found = MigrationContext.configure(connection).get_current_revision()
     if found == newest:
         return Finding("migrations", "ok", f"the schema is at {found}, the newest")
+    if newer_schema(engine) is not None:
+        remedy = "It works with the next minor version's schema. Upgrade this process, or finish the rollback."
+        return Finding("migrations", "warning", f"the schema is at {found}, newer than this version", remedy)
     return Finding(
         "migrations", "failed", f"the schema is at {found or 'nothing'}, not {newest}", "Run `regraft migrate`."
     )
@@ -124,6 +129,8 @@ def _broker(settings: Settings) -> Finding:
 
 
 def _storage(settings: Settings) -> Finding:
+    if is_remote(settings.storage_root):
+        return _bucket(settings)
     remedy = "Check REGRAFT_STORAGE_URI, that it is mounted, and who may write there."
     try:
         folder = local_path(settings.storage_root, field="REGRAFT_STORAGE_URI")
@@ -142,8 +149,28 @@ def _storage(settings: Settings) -> Finding:
     return Finding("storage", "ok", f"{folder} can be written")
 
 
+def _bucket(settings: Settings) -> Finding:
+    """Written, refused a second time, read and deleted: all that artifacts need."""
+    depot = Depot(settings.storage_root, notes=settings.cache_folder / ".uploads")
+    key = depot.key(f"{depot.root}/.doctor-{secrets.token_hex(8)}")
+    body = os.urandom(4096)
+    try:
+        depot.bucket.put(key, body, metadata={})
+        again = depot.bucket.put(key, b"", metadata={})
+        found = depot.bucket.get(key)
+        same = found is not None and b"".join(found[1]) == body
+        depot.bucket.delete([key])
+    except RegraftError as error:
+        return Finding("storage", "failed", error.message, error.remedy)
+    if again or not same:
+        remedy = "Use a store that knows If-None-Match, as AWS, MinIO, Ceph and SeaweedFS do in their newer releases."
+        return Finding("storage", "failed", f"{depot.root} lets an object be overwritten that must not be", remedy)
+    return Finding("storage", "ok", f"{depot.root} can be written, and knows conditional writes")
+
+
 def _disk(settings: Settings) -> Finding:
-    folder = _existing(local_path(settings.storage_root))
+    here = settings.cache_folder if is_remote(settings.storage_root) else local_path(settings.storage_root)
+    folder = _existing(here)
     usage = shutil.disk_usage(folder)
     message = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.1f} GiB are free at {folder}"
     if usage.free < min(LEAST_FREE, SCARCE * usage.total):

@@ -27,6 +27,8 @@ class LineReader:
         self._stream = child.stdout
         self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._arrived = threading.Event()
+        self.ended = False
+        """True once the child has closed its end, as it does when it ends."""
         self.closed = False
         self._thread = threading.Thread(target=self._read, name="stage-lines", daemon=True)
         self._thread.start()
@@ -58,6 +60,7 @@ class LineReader:
             if isinstance(line, dict) and "type" in line:
                 self._lines.put(line)
             self._arrived.set()
+        self.ended = True
         self._arrived.set()
 
 

@@ -7,6 +7,7 @@ through a `Progress`; `NullProgress` is the default, so that each of them runs f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol
 
 Level = Literal["info", "warn", "error"]
@@ -38,8 +39,17 @@ class Progress(Protocol):
     def condition(self, reason: str, message: str) -> None:
         """What a running stage is at, or waits for, as long as nothing else is said: `waiting_for_appliance`."""
 
+    def is_kept(self, folder: Path) -> bool:
+        """Whether the artifact that would be published as `folder` is kept elsewhere, where storage is no folder.
+
+        Then its manifest is in `folder` afterwards, and it need not be made.
+        """
+
     def should_stop(self) -> bool:
         """True once the stage shall save and raise `InterruptedStageError`."""
+
+    def may_leave(self) -> bool:
+        """With `should_stop`: another worker will come, and what runs on other machines may go on meanwhile."""
 
     def postpone_stop(self, seconds: float) -> bool:
         """Asked to stop: may it take so many seconds more, until it has saved? False: the time it has is all there is.
@@ -68,7 +78,13 @@ class NullProgress:
     def condition(self, reason: str, message: str) -> None:
         return
 
+    def is_kept(self, folder: Path) -> bool:
+        return False
+
     def should_stop(self) -> bool:
+        return False
+
+    def may_leave(self) -> bool:
         return False
 
     def postpone_stop(self, seconds: float) -> bool:

@@ -10,10 +10,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.app.trace import build_tracer
 from celery.worker import WorkController, state
 from celery.worker.request import Request
+from kombu.asynchronous import Hub
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from kombu.message import Message
@@ -28,6 +29,7 @@ BROKER_PRIORITY = {Priority.P1: 0, Priority.P2: 3, Priority.P3: 6}
 """Of a message; the broker keeps a list for each and hands the lowest out first."""
 INVITATION_SECONDS = 300
 """A hint to help that nobody has taken for so long is dropped."""
+TICK_SECONDS = 0.1
 
 
 def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
@@ -67,7 +69,22 @@ def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
         task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]
         task_create_missing_queues=True,
     )
+    app.steps["worker"].add(_Tick)
     return app
+
+
+class _Tick(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Wakes the worker's loop some times a second.
+
+    Without prefetching the loop asks for a message only while the pool is free, and the end of a task does not wake it:
+    a hint that waits would lie there until one of Celery's own timers, one or two seconds later.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def register_with_event_loop(self, worker: WorkController, hub: Hub) -> None:
+        """Called by Celery each time the loop starts."""
+        hub.call_repeatedly(TICK_SECONDS, int)  # type: ignore[no-untyped-call]  # a call that does nothing
 
 
 def register(app: Celery, run: Callable[[str], None]) -> None:

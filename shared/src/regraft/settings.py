@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     redis_url: str = ""
     """Redis or Valkey, e.g. `redis://:password@host:6379/0`. Empty: `regraft up` starts its own."""
     storage_uri: str = ""
-    """Where artifacts go; every service must see it. Empty: `storage` under `home`."""
+    """Where artifacts go: a folder that every service sees, or `s3://bucket/prefix`. Empty: `storage` under `home`."""
+    cache_bytes: int = Field(0, ge=0)
+    """With storage on S3: what copies of artifacts may take on a worker's disk; those that nothing uses are deleted
+    beyond it. 0: no limit."""
     api_host: str = "127.0.0.1"
     """Address the API listens on."""
     api_port: int = Field(8000, ge=0, le=65535)
@@ -85,6 +88,22 @@ class Settings(BaseSettings):
     """A stage process that reports no progress for so long is killed and tried again."""
     poll_seconds: float = Field(5.0, gt=0)
     """An idle worker looks for ready stages in the database this often, whatever the broker does."""
+    kubernetes_pod: str = ""
+    """YAML file with the PodTemplateSpec of training pods: with it, a worker offers the target `kubernetes`."""
+    kubernetes_nodes: int = Field(1, ge=1)
+    """Pods that one job may have."""
+    kubernetes_node_devices: int = Field(8, ge=1)
+    """Devices that a pod may have."""
+    kubernetes_device: Literal["gpu", "cpu"] = "gpu"
+    """The target that computes in a pod."""
+    kubernetes_queue: str = ""
+    """Kueue's LocalQueue that Jobs are created for, suspended. Empty: they start at once."""
+    kubernetes_namespace: str = ""
+    """Where Jobs are created. Empty: the namespace of the worker's service account."""
+    kubernetes_api: str = "https://kubernetes.default.svc"
+    """The API server."""
+    kubernetes_account: str = "/var/run/secrets/kubernetes.io/serviceaccount"
+    """Folder with the service account's `token`, `ca.crt` and `namespace`."""
     log_bytes: int = Field(16 * 1024**2, ge=4096)
     """Size at which the log of a stage process is rotated; four older parts are kept."""
     pulse_path: str = ""
@@ -121,6 +140,11 @@ class Settings(BaseSettings):
     def storage_root(self) -> str:
         """`storage_uri`, or its default."""
         return self.storage_uri or (self.home / "storage").as_uri()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where a machine keeps its copies of artifacts, with storage on S3."""
+        return self.home / "cache"
 
     @property
     def roots(self) -> tuple[Path, ...]:

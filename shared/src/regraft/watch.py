@@ -44,7 +44,7 @@ class Watcher:
                 return
             self._line[name], self._printed[name] = progress, time.monotonic()
             self._print(f"{name:8} {progress}")
-        if status == "running" and stage["reason"] and stage["reason"] != self._reason.get(name):
+        if status == "running" and stage.get("reason") and stage["reason"] != self._reason.get(name):
             self._reason[name] = stage["reason"]
             self._print(f"{name:8} {stage['reason']}: {stage['message']}")
         if status != self._status.get(name):

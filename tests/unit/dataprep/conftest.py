@@ -68,6 +68,9 @@ class Recorder:
     def invite(self, where: str, *, workers: int) -> None:
         self.invited.append((where, workers))
 
+    def is_kept(self, folder: Path) -> bool:
+        return False
+
     def should_stop(self) -> bool:
         self.questions += 1
         return self.on_question(self.questions)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from corpus_formats import write_jsonl
+from helpers import children, hands, has_origin
 from regraft.errors import InvalidDataError
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.encoders import Encoded, GigatokenEncoder
 from regraft_dataprep.pipeline import prepare
 from regraft_dataprep.resources import Resources
-from regraft_dataprep.work import STALE_SECONDS, WorkFolder
+from regraft_dataprep.work import BEAT_SECONDS, STALE_SECONDS, WorkFolder
 from unit.dataprep.test_pipeline import files_of, task, work_folders
 
 EVERYTHING: dict[str, Any] = {
@@ -93,7 +94,7 @@ def test_the_bytes_do_not_depend_on_processes_and_parts(
     assert files_of(result.uri) == alone
     assert {"train/examples_0_0.h5", "train/examples_1_0.h5", "eval/examples_0_0.h5", "documents.parquet"} <= set(alone)
     assert [path.name for path in tmp_path.iterdir()] == [result.address]
-    assert not multiprocessing.active_children()
+    assert not has_origin(os.getpid())
 
 
 def test_one_option_more_is_not_the_same_bytes(
@@ -111,10 +112,10 @@ def killer(times: int) -> Callable[[int], bool]:
     killed: set[int] = set()
 
     def kill(number: int) -> bool:
-        for child in multiprocessing.active_children():
-            if len(killed) < times and child.pid and child.pid not in killed:
-                killed.add(child.pid)
-                os.kill(child.pid, signal.SIGKILL)
+        for hand in hands(os.getpid()):
+            if len(killed) < times and hand not in killed:
+                killed.add(hand)
+                os.kill(hand, signal.SIGKILL)
         return False
 
     return kill
@@ -145,8 +146,26 @@ def test_a_unit_that_kills_twice_fails_the_run_and_what_is_done_is_kept(
     with pytest.raises(MemoryError, match="was killed 2 times"):
         prepare(spec, make_recorder(killer(99)), resources=Resources(processes=2, part_bytes=2_000))
     assert len(work_folders(tmp_path)) == 1
-    assert not multiprocessing.active_children()
+    assert not has_origin(os.getpid())
     assert files_of(prepare(spec, resources=Resources(processes=1)).uri) == alone
+
+
+def test_the_process_that_hands_are_forked_from_is_replaced_with_them(
+    stories: Path, alone: dict[str, str], tokenizer_dir: Path, tmp_path: Path, make_recorder: Any
+) -> None:
+    killed: list[int] = []
+
+    def kill(number: int) -> bool:
+        if not killed and hands(os.getpid()):
+            killed.extend(pid for pid in children(os.getpid()) if children(pid))
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    spec = task(stories, tokenizer_dir, tmp_path, **EVERYTHING)
+    result = prepare(spec, make_recorder(kill), resources=Resources(processes=2, part_bytes=2_000))
+    assert killed
+    assert files_of(result.uri) == alone
+    assert not has_origin(os.getpid())
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(
@@ -156,7 +175,7 @@ def test_an_error_in_a_process_is_the_error_of_the_run(
     with pytest.raises(InvalidDataError, match=r"[ab]\.jsonl, line 1\d1: it is no JSON") as caught:
         prepare(task(stories, tokenizer_dir, tmp_path, **strict), resources=Resources(processes=2, part_bytes=2_000))
     assert (caught.value.reason, caught.value.field) == ("too_many_bad_records", "dataset.uri")
-    assert not multiprocessing.active_children()
+    assert not has_origin(os.getpid())
     assert not caplog.records
 
 
@@ -202,14 +221,34 @@ def test_the_planted_id_would_be_in_the_dataset_if_nobody_looked(
 def test_wrong_ids_in_one_of_several_processes(
     stories: Path, alone: dict[str, str], tokenizer_dir: Path, tmp_path: Path
 ) -> None:
-    """A script of its own: what it patches before its main block is patched in the processes it spawns as well."""
-    script = tmp_path / "run.py"
-    planted = "from regraft_dataprep.encoders import GigatokenEncoder\nfrom unit.dataprep.test_crew import alter_one\n"
-    planted += "GigatokenEncoder.encode = alter_one\n"
-    script.write_text(planted + "if __name__ == '__main__':\n" + RUN.replace("\n", "\n    "))
+    """Planted where every Python process looks as it starts."""
+    before = "from __future__ import annotations\nimport numpy as np\n"
+    before += "from regraft_dataprep.encoders import Encoded, GigatokenEncoder\n"
     spec = task(stories, tokenizer_dir, tmp_path / "out", **EVERYTHING)
-    done = run([sys.executable, str(script)], spec, processes=2, part_bytes=2_000)
+    path = plant(tmp_path, before + inspect.getsource(alter_one) + "GigatokenEncoder.encode = alter_one\n")
+    done = run([sys.executable, "-c", RUN], spec, path=path, processes=2, part_bytes=2_000)
     assert "made again from its start, by tokenizers alone" in done.communicate(timeout=60)[0]
+    assert done.returncode == 0
+    assert files_of(str(next((tmp_path / "out").iterdir()))) == alone
+
+
+def plant(folder: Path, script: str) -> Path:
+    """A folder for PYTHONPATH with what every process is to do as it starts."""
+    (folder / "planted").mkdir()
+    (folder / "planted" / "sitecustomize.py").write_text(script)
+    return folder / "planted"
+
+
+def test_where_everything_has_threads_one_process_does_all(
+    stories: Path, alone: dict[str, str], tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    spec = task(stories, tokenizer_dir, tmp_path / "out", **EVERYTHING)
+    waiting = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    command = [sys.executable, "-c", RUN]
+    done = run(command, spec, path=plant(tmp_path, waiting), stderr=subprocess.STDOUT, processes=2, part_bytes=2_000)
+    assert (
+        "one process does all the work: the process to fork has more than one thread" in done.communicate(timeout=60)[0]
+    )
     assert done.returncode == 0
     assert files_of(str(next((tmp_path / "out").iterdir()))) == alone
 
@@ -225,10 +264,13 @@ def test_two_runs_at_once_share_the_work_and_both_succeed(
     assert files_of(str(folder)) == alone
 
 
-def run(command: list[str], spec: PrepareTask, **resources: int) -> subprocess.Popen[str]:
+def run(
+    command: list[str], spec: PrepareTask, *, path: Path | None = None, stderr: int | None = None, **resources: int
+) -> subprocess.Popen[str]:
     argument = json.dumps({**spec.model_dump(mode="json"), "resources": resources})
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([*command, argument], stdout=subprocess.PIPE, text=True, env=environment)
+    paths = [str(Path(__file__).parents[2]), *([str(path)] if path else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen([*command, argument], stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 
 
 def test_the_run_that_comes_after_a_kill_in_the_last_moment_cleans_up(
@@ -287,6 +329,17 @@ def test_a_claim_holds_while_its_owner_lives(tmp_path: Path) -> None:
     work.beat(["unit", "of nobody"])
     claim.write_text(claim.read_text().rpartition("-")[0] + f"-{dead_process()}")
     assert work.claim("unit")  # its owner is gone
+
+
+def test_a_claim_whose_owner_was_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "work")
+    claim = work.path / ".claims" / "unit"
+    claim.touch()
+    assert not work.claim("unit")  # its owner may be about to write its name
+    old = claim.stat().st_mtime - BEAT_SECONDS - 1
+    os.utime(claim, (old, old))
+    assert not work.is_claimed("unit")
+    assert work.claim("unit")
 
 
 def test_drafts_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path: Path) -> None:

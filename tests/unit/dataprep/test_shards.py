@@ -166,13 +166,12 @@ def test_ids_beyond_the_vocabulary_are_noticed_before_anybody_trains_on_them(tmp
 
 
 def test_labels_that_get_lost_on_the_way_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def losing(data: h5py.Dataset, block: Block, *, threads: int | None) -> None:
-        spoilt = block.copy()
-        spoilt[len(block) // 2, MASK, 3] = 0
-        append(data, spoilt, threads=threads)
+    def losing(*args: Any, **options: Any) -> Block:
+        spoilt = cut(*args, **options)
+        spoilt[len(spoilt) // 2, MASK, 3] = 0
+        return spoilt
 
-    append = shards.append
-    monkeypatch.setattr(shards, "append", losing)
+    monkeypatch.setattr(shards, "cut", losing)
     with pytest.raises(InvalidDataError, match="labels that count and was given") as caught:
         write(tmp_path, plan_of())
     assert caught.value.reason == "verification_failed"

@@ -117,6 +117,21 @@ def test_a_params_file_alone(tmp_path: Path) -> None:
         run(*words, "--config", RELEASE / "config_to_cs-1.8.yaml", "--release", "1.8", "--overwrite")
 
 
+def test_a_params_file_for_a_cluster_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MGMT_ADDRESS", "a:1"), ("MGMT_NAMESPACE", "n"), ("MOUNT_DIRS", str(tmp_path))):
+        monkeypatch.setenv(f"REGRAFT_CEREBRAS_{name}", value)
+    job = yaml.safe_load(job_file(tmp_path).read_text()) | {"target": {"kind": "cerebras", "priority": "p1"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    words = ("params", "--job", tmp_path / "job.yaml", "--data-dir", tmp_path / "data", "--model-dir", "/runs/1")
+    config = ("--config", ASSETS / "cs_ckpt" / "gptj_v512_cs-2.9.yaml")
+    run(*words, *config, "--release", "2.10", "-o", tmp_path / "new.yaml")
+    init = yaml.safe_load((tmp_path / "new.yaml").read_text())["trainer"]["init"]
+    assert (init["model_dir"], init["backend"]["cluster_config"]["mgmt_address"]) == ("/runs/1", "a:1")
+    done = run(*words, *config, "--release", "1.9", "-o", tmp_path / "old.yaml")
+    assert "--job_priority p1" in done.stderr
+    assert yaml.safe_load((tmp_path / "old.yaml").read_text())["runconfig"]["mgmt_namespace"] == "n"
+
+
 def test_two_encodings_of_one_model_do_not_differ_and_a_planted_error_does(tmp_path: Path, base: Path) -> None:
     one = convert(base, "hf", "cs-2.9", tmp_path / "a")
     other = convert(base, "hf", "cs-1.8", tmp_path / "b")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -16,9 +17,11 @@ from regraft.jobstore import Keys, Workers, make_engine
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
 from regraft_api import problems
+from regraft_api.artifacts import Artifacts
 from regraft_api.dependencies import Context
 from regraft_api.door import Door, KeyRing
 from regraft_api.hub import Hub
+from regraft_api.nudge import Nudge
 from regraft_api.openapi import describe
 from regraft_api.prometheus import Deployment
 from regraft_api.routes import checkpoints, control, events, fleet, health, jobs, keys, logs, metrics, plan, prometheus
@@ -40,17 +43,22 @@ def create_app(settings: Settings) -> FastAPI:
     engine = make_engine(settings, pool_size=POOL, lock_seconds=LOCK_SECONDS)
     ring = KeyRing(Keys(engine))
     hub = Hub(engine, settings.database_url, on_keys=ring.listening)
+    nudge = Nudge(engine)
     registry = CollectorRegistry()
     workers = Workers(engine, remember_seconds=WORKERS_SECONDS)
     registry.register(Deployment(engine, workers, hub))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # No more requests at work than there are connections: who waits for one waits in order, and not in a thread.
+        current_default_thread_limiter().total_tokens = POOL
+        nudge.start()
         running = asyncio.create_task(hub.run())
         yield
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        await asyncio.to_thread(nudge.stop)
         engine.dispose()
 
     app = FastAPIOffline(  # FastAPI, with the documentation's scripts served from here and not from the internet
@@ -60,7 +68,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.context = Context(settings, engine, workers, Broker(make_celery(settings)), hub, registry)
+    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
+    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts)
     problems.install(app)
     for module in ROUTES:
         app.include_router(module.router)

@@ -13,7 +13,9 @@ from regraft.jobstore import Control, Jobs, Keys, Principal, Workers
 from regraft.jobstore.reading import Reading
 from regraft.queue import Broker
 from regraft.settings import Settings
+from regraft_api.artifacts import Artifacts
 from regraft_api.hub import Hub
+from regraft_api.nudge import Nudge
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Context:
     workers: Workers
     broker: Broker
     hub: Hub
+    nudge: Nudge
     registry: CollectorRegistry
+    artifacts: Artifacts
 
 
 @dataclass(frozen=True)

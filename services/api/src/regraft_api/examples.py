@@ -54,3 +54,8 @@ PATCHES: Any = {
     "labels": {"summary": "Other labels", "value": {"labels": {"team": "news"}}},
     "first": {"summary": "Go first", "value": {"priority": "p1"}},
 }
+
+RESUMES: Any = {
+    "as-before": {"summary": "On the same target", "value": {}},
+    "on-another-target": {"summary": "On another target", "value": {"target": {"kind": "cpu"}}},
+}

@@ -22,13 +22,14 @@ from sqlalchemy.orm import Session
 
 from regraft.jobstore.notices import EVENTS, KEYS, watch
 from regraft.models import Event, Job
+from regraft_api.told import Told
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
 QUEUED = 1000  # events that may wait for one client
 PAGE = 200
-Reader = asyncio.Queue[Event | None]
+Reader = asyncio.Queue[Told | None]
 """Events in order; None: no more will come, the client was too slow."""
 
 
@@ -139,18 +140,18 @@ class Hub:
         if len(events) == PAGE:
             self._catch_up([job_id])
 
-    def events(self, job_id: str, after: int) -> list[Event]:
+    def events(self, job_id: str, after: int) -> list[Told]:
         """Up to a page of events, oldest first. Blocks."""
         newer = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(PAGE)
-        with Session(self._engine, expire_on_commit=False) as session:
-            return list(session.scalars(newer))
+        with Session(self._engine) as session:
+            return [Told.of(event) for event in session.scalars(newer)]
 
     def _newest(self, job_id: str) -> int:
         with self._engine.connect() as connection:
             return connection.execute(select(Job.last_event).where(Job.id == job_id)).scalar() or 0
 
 
-def _fill(reader: Reader, events: Sequence[Event]) -> None:
+def _fill(reader: Reader, events: Sequence[Told]) -> None:
     try:
         for event in events:
             reader.put_nowait(event)

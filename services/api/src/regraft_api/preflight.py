@@ -56,6 +56,16 @@ def check(spec: JobSpec, *, settings: Settings, workers: Workers, memory: bool =
     return warnings + planning.warnings_of(spec, architecture, epochs=epochs)
 
 
+def check_move(spec: JobSpec, *, workers: Workers) -> None:
+    """Refuse a job's new target when it cannot be had, or cannot do what the job asks for.
+
+    Raises:
+        InvalidInputError: naming the field.
+    """
+    planning.check_options(spec)
+    _check_target(spec, workers.alive())
+
+
 def plan(spec: JobSpec, *, settings: Settings, workers: Workers, engine: Engine) -> planning.Plan:
     """What would happen to a job that passes the checks; too little memory is part of the answer, no refusal.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from regraft.errors import InterruptedStageError
 from regraft_dataprep.crew import Crew
 from regraft_dataprep.encoders import DifferentIdsError
+from regraft_dataprep.hands import Hands
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.units import LEAD, PLAN, SETUP, Units
 from regraft_dataprep.work import WorkFolder
@@ -31,7 +32,8 @@ def assist(path: Path, resources: Resources | None = None) -> int:
     try:
         units = Units(watch.work)
         processes = (resources or Resources()).processes_for(len(units.parts()))
-        with Crew(watch.work, processes=processes) as crew:
+        source = Hands(tokenizer_uri=units.task.tokenizer_uri, special_tokens=units.spec.special_tokens)
+        with source, Crew(watch.work, processes=processes, source=source) as crew:
             crew.run(units, units.parts(), watch)
             while not watch.work.is_done(PLAN):
                 watch.check()

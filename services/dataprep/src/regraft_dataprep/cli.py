@@ -100,7 +100,7 @@ def prepare(
     from regraft_dataprep.resources import Resources, keep_to_one_thread
 
     keep_to_one_thread()
-    from regraft_dataprep.pipeline import prepare as run_prepare
+    from regraft_dataprep.start import prepare as run_prepare
 
     task = _task(_dataset(options, flags), vocab_size=vocab_size, output_uri=str(output_dir))
     result = run_prepare(task, _StderrProgress(), resources=Resources(processes=processes))

@@ -4,10 +4,7 @@ Each of them asks for nothing and decides nothing: the lead claims a unit, hands
 One that dies (the kernel's out-of-memory killer, a full disk under HDF5) is replaced once for its unit; the second
 time the preparation fails, with the cause as far as it can be told. With one process the lead does the units itself.
 
-They are started afresh. The way to fork a caller that has one thread, with all that it has loaded, is here and switched
-off (`_can_fork`).
-
-The trade-off: a fresh process costs most of a second before its first document, so a small corpus is better off with
+The trade-off: the first of them costs most of a second before its first document, so a small corpus is better off with
 one.
 """
 
@@ -15,23 +12,17 @@ from __future__ import annotations
 
 import errno
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from regraft.errors import RegraftError
-from regraft.processes import die_with
-from regraft_dataprep.encoders import DifferentIdsError, Loaded
+from regraft_dataprep.hands import CannotForkError, Hand, Hands
 from regraft_dataprep.units import Units
 from regraft_dataprep.work import BEAT_SECONDS, WorkFolder
 
@@ -58,17 +49,14 @@ class Watch(Protocol):
 class Crew:
     """`processes` at work on one work folder; they end with the context."""
 
-    def __init__(self, work: WorkFolder, *, processes: int, loaded: Loaded | None = None) -> None:
-        """`loaded`: the tokenizer, where the caller has it; a fork has it too."""
-        self._work, self._processes, self._loaded = work, processes, loaded
-        self._hands: list[_Hand] = []
+    def __init__(self, work: WorkFolder, *, processes: int, source: Hands) -> None:
+        """`source`: where the hands come from, unless one process is all."""
+        self._work, self._processes, self._source = work, processes, source
+        self._hands: list[Hand] = []
         self._died: Counter[str] = Counter()
         self._beaten = 0.0
 
     def __enter__(self) -> Self:
-        """Forks at once, before the caller starts threads."""
-        if self._processes > 1 and _can_fork():
-            self._hands = [_Hand(self._work.path, self._loaded) for _ in range(self._processes)]
         return self
 
     def __exit__(
@@ -100,10 +88,10 @@ class Crew:
             unit = self._next(waiting, watch)
             if unit is None:
                 self._listen(waiting, watch)
-            elif self._processes == 1:
+            elif (hand := self._idle()) is None:
                 self._do(units, unit, watch)
             else:
-                self._idle().give(unit, threads=threads)
+                hand.give(unit, threads=threads)
 
     def _next(self, waiting: deque[str], watch: Watch) -> str | None:
         """A unit to begin, which is claimed then; None when there is nobody for it or none to be had."""
@@ -131,11 +119,19 @@ class Crew:
             self._work.release(unit)
         watch.done(unit)
 
-    def _idle(self) -> _Hand:
+    def _idle(self) -> Hand | None:
+        """Whom to give a unit; None: the lead does it itself."""
+        if self._processes == 1:
+            return None
         for hand in self._hands:
             if not hand.unit:
                 return hand
-        self._hands.append(_Hand(self._work.path, self._loaded))
+        try:
+            self._hands.append(self._source.new(self._work.path))
+        except CannotForkError as error:
+            log.warning("one process does all the work: %s", error)
+            self._processes = 1
+            return None
         return self._hands[-1]
 
     def _listen(self, waiting: deque[str], watch: Watch) -> None:
@@ -161,7 +157,7 @@ class Crew:
             else:
                 watch.tick(hand.unit, *word)
 
-    def _bury(self, hand: _Hand) -> str:
+    def _bury(self, hand: Hand) -> str:
         """The unit of one that died, to be done again."""
         code, unit = hand.end(), hand.unit
         self._hands.remove(hand)
@@ -181,56 +177,3 @@ class Crew:
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self._beaten = time.monotonic()
             self._work.beat([*units, *(hand.unit for hand in self._hands if hand.unit)])
-
-
-class _Hand:
-    """One process."""
-
-    def __init__(self, path: Path, loaded: Loaded | None) -> None:
-        forked = _can_fork()
-        context = multiprocessing.get_context("fork" if forked else "spawn")
-        self.connection, theirs = context.Pipe()
-        self.unit = ""
-        """What it is at; empty when it is idle."""
-        arguments = (theirs, str(path), os.getpid(), loaded if forked else None)
-        self._process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
-        self._process.start()
-        theirs.close()
-
-    def give(self, unit: str, *, threads: int | None) -> None:
-        """Begin a unit."""
-        self.unit = unit
-        with suppress(BrokenPipeError):  # it is dead: its pipe is at its end, which is heard of next
-            self.connection.send((unit, threads))
-
-    def end(self) -> int | None:
-        """At once; what it is at is lost, and nothing else. Its exit status."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-        return self._process.exitcode
-
-
-def _can_fork() -> bool:
-    """Not yet: runs that were killed and forked anew have been seen to wait for ever, for a reason not found so far."""
-    return False
-
-
-def _serve(connection: Connection, path: str, lead: int, loaded: Loaded | None) -> None:
-    """The life of a process: units come in; ticks, errors, and None for done go out."""
-    die_with(str(lead))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the lead's handler, which only notes it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the lead decides
-    os.environ["RAYON_NUM_THREADS"] = "1"  # before the tokenizers start their threads: a core each is enough
-    units: Units | None = None
-    tick: Callable[[int, int], None] = lambda first, second: connection.send((first, second))  # noqa: E731
-    with suppress(EOFError):
-        while True:
-            unit, threads = connection.recv()
-            try:
-                units = units or Units(WorkFolder(Path(path)), loaded=loaded)  # there is something to prepare by now
-                units.run(unit, tick, threads=threads)
-            except (RegraftError, OSError, MemoryError, DifferentIdsError) as error:
-                connection.send(error)
-            else:
-                connection.send(None)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import parent_process
 from typing import NamedTuple, Protocol
 
 import gigatoken
@@ -43,7 +42,7 @@ class Encoded(NamedTuple):
         return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
 
 
-FIRST_DOCUMENTS = 16
+FIRST_DOCUMENTS = 4
 EVERY = 997  # a prime: in step with no period that a corpus has
 _LEAST_BATCH = 262_144  # bytes: less is not worth a thread
 _MAX_BYTES = 65_536  # of a sampled document: a whole book would take `tokenizers` a second
@@ -101,7 +100,7 @@ class ReferenceEncoder:
 
 
 class GigatokenEncoder:
-    """The gigatoken library. Uses all cores, but in a process of a crew, which has a core to itself.
+    """The gigatoken library. Uses all cores, or with `one_core` that of its caller, and then starts no thread.
 
     Raises:
         RuntimeError: it cannot load this tokenizer; it knows byte-level BPE and little else.
@@ -109,7 +108,8 @@ class GigatokenEncoder:
 
     name = "gigatoken"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, one_core: bool = False) -> None:
+        self._one_core = one_core
         self._definition = _for_gigatoken(tokenizer)
         self._fast: gigatoken.Tokenizer = gigatoken.Tokenizer.from_json(self._definition)
 
@@ -120,7 +120,7 @@ class GigatokenEncoder:
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Ids of each text."""
-        if parent_process() is not None or sum(map(len, texts)) < _LEAST_BATCH:
+        if self._one_core or sum(map(len, texts)) < _LEAST_BATCH:
             return self._one_by_one(texts)
         rows = self._fast.encode_batch(list(texts)).layout
         return Encoded(rows.content.data.view(np.int32), np.diff(np.asarray(rows.offsets.data, dtype=np.int64)))
@@ -168,17 +168,17 @@ class CheckedEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A tokenizer, loaded for both encoders. Neither has started a thread, so a process that has it can be forked."""
+    """A tokenizer, loaded for both encoders. Loading starts no thread."""
 
     tokenizer: TextEncoder
     fast: GigatokenEncoder | None
     """None: a kind of tokenizer that gigatoken does not know, which is no fault."""
 
 
-def load_both(encoder: TextEncoder) -> Loaded:
+def load_both(encoder: TextEncoder, *, one_core: bool = False) -> Loaded:
     """`encoder`, loaded for gigatoken as well where that is possible."""
     try:
-        return Loaded(encoder, GigatokenEncoder(encoder.tokenizer))
+        return Loaded(encoder, GigatokenEncoder(encoder.tokenizer, one_core=one_core))
     except RuntimeError:
         return Loaded(encoder, None)
 

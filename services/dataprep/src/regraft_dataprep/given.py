@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from regraft.ports import Progress
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.corpus import CorpusFiles
+from regraft_dataprep.hands import Hands
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.sources.base import Inventory
 from regraft_dataprep.tokenize import TextEncoder
@@ -22,3 +23,4 @@ class Given:
     encoder: TextEncoder
     progress: Progress
     resources: Resources
+    hands: Hands

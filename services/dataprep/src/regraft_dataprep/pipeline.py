@@ -36,6 +36,7 @@ from regraft_dataprep.crew import Crew
 from regraft_dataprep.encoders import DifferentIdsError, fastest_encoder, load_both
 from regraft_dataprep.gathered import Gathered
 from regraft_dataprep.given import Given
+from regraft_dataprep.hands import Hands
 from regraft_dataprep.limits import check_limits, limits_of
 from regraft_dataprep.progress import Reporter
 from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, load_for_reports, write_reports
@@ -52,9 +53,13 @@ MANY_EPOCHS = 4
 
 
 def prepare(
-    task: PrepareTask, progress: Progress | None = None, *, resources: Resources | None = None
+    task: PrepareTask,
+    progress: Progress | None = None,
+    *,
+    resources: Resources | None = None,
+    hands: Hands | None = None,
 ) -> PrepareResult:
-    """Prepare a dataset, or find it prepared.
+    """Prepare a dataset, or find it prepared. `hands` are those of this task, where the caller has begun to load them.
 
     Raises:
         InvalidInputError: source, tokenizer, lengths or paths cannot be what was asked for.
@@ -63,22 +68,35 @@ def prepare(
         InterruptedStageError: `progress.should_stop()` said so; what is done is kept for the next time.
         OSError: no space is left; what is done is kept as well.
     """
-    progress = progress or NullProgress()
+    progress, resources = progress or NullProgress(), resources or Resources()
     encoder = _checked_encoder(task)
-    resources = resources or Resources()
     corpus = CorpusFiles(task.dataset, part_bytes=resources.part_bytes)
+    with hands or Hands(tokenizer_uri=task.tokenizer_uri, special_tokens=task.dataset.special_tokens) as hands:
+        if resources.processes_for(len(corpus.stretches)) > 1 and task.dataset.source != HDF5:
+            hands.start()  # they load while the rest of this is done
+        return _announced(_prepared(task, encoder, corpus, progress, resources, hands), progress)
+
+
+def _prepared(
+    task: PrepareTask,
+    encoder: TextEncoder,
+    corpus: CorpusFiles,
+    progress: Progress,
+    resources: Resources,
+    hands: Hands,
+) -> PrepareResult:
     inventory = corpus.inventory()
     facts: dict[str, object] = {"files": inventory.files, "bytes": inventory.bytes, "sha256": inventory.sha256}
     progress.event("the corpus is read for its digest", data=facts)
     kind = Adoption if task.dataset.source == HDF5 else _Preparation
-    maker = kind(Given(task, corpus, inventory, encoder, progress, resources))
+    maker = kind(Given(task, corpus, inventory, encoder, progress, resources, hands))
     folder = local_path(task.output_uri, field="output_uri") / maker.address
-    if is_published(folder):
+    if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
         shutil.rmtree(_work_path(folder), ignore_errors=True)  # of a run that was killed right after it had published
-        return _announced(_result(folder, task, cached=True), progress)
+        return _result(folder, task, cached=True)
     maker.make(folder)
-    return _announced(_result(folder, task, cached=False), progress)
+    return _result(folder, task, cached=False)
 
 
 def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: str) -> str:
@@ -106,7 +124,7 @@ class _Preparation:
     def __init__(self, given: Given) -> None:
         self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
         self.corpus, self.inventory, self.encoder = given.corpus, given.inventory, given.encoder
-        self.resources = given.resources
+        self.resources, self.hands = given.resources, given.hands
         sources = {"source_sha256": given.inventory.sha256, "tokenizer_digest": given.encoder.digest}
         self.address = content_address(self.spec, **sources)
 
@@ -124,7 +142,7 @@ class _Preparation:
         work.clear()
         loaded = load_both(self.encoder)
         processes = self.resources.processes_for(len(self.corpus.stretches))
-        with Crew(work, processes=processes, loaded=loaded) as crew, work.holding(LEAD):
+        with Crew(work, processes=processes, source=self.hands) as crew, work.holding(LEAD):
             encoder = fastest_encoder(loaded, self.progress)
             write_setup(work, self.task, encoder=encoder, part_bytes=self.resources.part_bytes)
             units = Units(work, loaded=loaded)

@@ -40,8 +40,7 @@ def _memory() -> int:
 
 
 def keep_to_one_thread() -> None:
-    """For programs whose first import of numpy is still to come: without OpenBLAS' threads they can be forked.
-
-    Nothing here multiplies matrices.
+    """For programs whose first import of numpy is still to come: OpenBLAS' threads take memory, and nothing here
+    multiplies matrices.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

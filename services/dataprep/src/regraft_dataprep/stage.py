@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from regraft import child
+from regraft.mirrored import through
 from regraft.ports import Progress
 from regraft.processes import die_with
 from regraft.specs import PrepareTask, Spec
@@ -16,7 +17,7 @@ from regraft_dataprep.resources import keep_to_one_thread
 
 def _prepare(task: str, progress: Progress) -> Spec:
     keep_to_one_thread()
-    from regraft_dataprep.pipeline import prepare
+    from regraft_dataprep.start import prepare
 
     return prepare(PrepareTask.model_validate_json(task), progress)
 
@@ -33,4 +34,4 @@ def _assist() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_assist() if sys.argv[1:] == ["assist"] else child.run({"prepare": _prepare}))
+    sys.exit(_assist() if sys.argv[1:] == ["assist"] else child.run({"prepare": through(_prepare, os.environ)}))

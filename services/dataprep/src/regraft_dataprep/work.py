@@ -135,10 +135,13 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _is_abandoned(self, path: Path) -> bool:
-        if self._age(path) >= STALE_SECONDS:
+        age = self._age(path)
+        if age >= STALE_SECONDS:
             return True
         with suppress(OSError):
             host, _, pid = path.read_text().rpartition("-")
+            if not pid:  # killed between making the file and writing its name into it, unless it is doing that now
+                return age >= BEAT_SECONDS
             return host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
         return False
 

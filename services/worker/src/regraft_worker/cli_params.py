@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +10,14 @@ import typer
 from pydantic import ValidationError
 
 from regraft import recipes
+from regraft.cerebrassite import CerebrasSite
 from regraft.errors import InvalidInputError
 from regraft.jobfile import read_job_file
-from regraft.specs import JobSpec
+from regraft.specs import CerebrasTargetSpec, JobSpec
 
 if TYPE_CHECKING:
     from regraft_worker.conversion.formats import Format
+    from regraft_worker.conversion.params_file import ParamsFile
 
 _RECIPE = "gptj-6b-trc2"
 
@@ -28,9 +31,15 @@ def params(
     recipe: Annotated[str, typer.Option(help="Recipe to use where no job is given.")] = _RECIPE,
     data_dir: Annotated[str, typer.Option(help="Folder that holds train and eval.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Converted .mdl that the run starts from.")] = None,
+    model_dir: Annotated[
+        str, typer.Option(help="Folder of the run, for a job whose target is cerebras.")
+    ] = "model_dir",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a params file: flat sections up to release 2.2, the trainer form from 2.3 on."""
+    """Write a params file: flat sections up to release 2.2, the trainer form from 2.3 on.
+
+    With a job whose target is `cerebras` it also has what the site's settings say of the cluster.
+    """
     from regraft_worker.conversion.formats import format_named
 
     target, note = format_named(f"cs-{release.removeprefix('cs-')}", field="--release")
@@ -45,6 +54,8 @@ def params(
         data_dir=data_dir,
         checkpoint=checkpoint,
         overwrite=overwrite,
+        release=release.removeprefix("cs-"),
+        model_dir=model_dir,
     )
 
 
@@ -58,6 +69,8 @@ def write_params(
     checkpoint: Path | None,
     overwrite: bool = False,
     recipe: str = _RECIPE,
+    release: str = "",
+    model_dir: str = "",
 ) -> None:
     """Write the file and say so.
 
@@ -71,7 +84,11 @@ def write_params(
 
     check_params(output, job=job, data_dir=data_dir, overwrite=overwrite, recipe=recipe)
     start = "" if checkpoint is None else str(checkpoint)
-    made = params_file(_job(job, recipe), read_section(config), target=target, data_dir=data_dir, checkpoint=start)
+    spec, section = _job(job, recipe), read_section(config)
+    if isinstance(spec.target, CerebrasTargetSpec):
+        made = _for_the_cluster(spec, section, release or target.name.removeprefix("cs-"), data_dir, model_dir, start)
+    else:
+        made = params_file(spec, section, target=target, data_dir=data_dir, checkpoint=start)
     with parted(output.parent, output.name, overwrite=overwrite) as part:
         write_text(part / output.name, made.text())
     for note in made.notes:
@@ -95,6 +112,27 @@ def check_params(output: Path, *, job: Path | None, data_dir: str, overwrite: bo
     _job(job, recipe)
     if not overwrite:
         refuse_existing(output)
+
+
+def _for_the_cluster(
+    job: JobSpec, section: Mapping[str, object], release: str, data_dir: str, model_dir: str, checkpoint: str
+) -> ParamsFile:
+    """The file of a job on the site's cluster, as its run would have it; without the labels of a run."""
+    from regraft_worker.cerebras.options import options_of
+    from regraft_worker.cerebras.rendering import Places, render
+    from regraft_worker.conversion.params_file import ParamsFile
+
+    assert isinstance(job.target, CerebrasTargetSpec), "asked for it"
+    places = Places(
+        data_dir=str(Path(data_dir).absolute()),
+        model_dir=model_dir or "model_dir",
+        max_sequence_length=job.dataset.max_sequence_length,
+        checkpoint=checkpoint,
+    )
+    options = options_of(job.target, CerebrasSite(), labels={}, priority=job.priority)
+    found = render(job.training, section, release=release, places=places, options=options)
+    flags = [f"give the client {' '.join(found.flags)}: this release has no key for it"] if found.flags else []
+    return ParamsFile(found.content, found.notes + flags)
 
 
 def _job(path: Path | None, recipe: str) -> JobSpec:

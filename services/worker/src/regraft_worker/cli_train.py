@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from regraft.errors import InvalidInputError
-from regraft.ports import Level
+from regraft.ports import Level, NullProgress
 from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
 from regraft.specs.monitoring import MEASURED
 
@@ -99,7 +99,7 @@ def evaluate(
     typer.echo(result.model_dump_json(indent=2))
 
 
-class TerminalProgress:
+class TerminalProgress(NullProgress):
     """A `Progress` for a person at a terminal; from now on, Ctrl-C and SIGTERM ask the core to stop."""
 
     def __init__(self) -> None:
@@ -130,11 +130,11 @@ class TerminalProgress:
     def event(self, message: str, *, level: Level = "info", data: Mapping[str, object] | None = None) -> None:
         typer.echo(message if level == "info" else f"{level}: {message}", err=True)
 
-    def invite(self, where: str, *, workers: int) -> None:
-        return
-
     def should_stop(self) -> bool:
         return self._stop
+
+    def may_leave(self) -> bool:
+        return False
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._stop = True

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,8 +50,24 @@ class RankError(RegraftError):
         return self.message  # has been put together already
 
 
-def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
-    """As `regraft_worker.trainer.loop.train`, whatever the target.
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This machine among those that train together; each has as many processes."""
+
+    nodes: int = 1
+    node: int = 0
+    """Which one this is; the processes of the first lead."""
+    host: str = ""
+    """Name of the first one."""
+    port: int = 0
+    """Where it waits for the others."""
+
+
+ALONE = Place()
+
+
+def train(task: TrainTask, progress: Progress | None = None, *, place: Place = ALONE) -> TrainResult:
+    """As `regraft_worker.trainer.loop.train`, whatever the target; on the first machine, where there are several.
 
     Raises:
         RegraftError: as there; or `process_died` when one of several processes ended without a word.
@@ -60,7 +77,7 @@ def train(task: TrainTask, progress: Progress | None = None) -> TrainResult:
     if not hasattr(module, "Target"):
         return cast(TrainResult, module.train(task, progress))
     if task.target.distributed:
-        return _in_processes(task, progress)
+        return _ended(*_in_processes(task, progress, place))
     from regraft_worker.trainer.loop import train as train_here
 
     return train_here(task, progress)
@@ -80,11 +97,23 @@ def preflight(task: PreflightTask, progress: Progress | None = None) -> Prefligh
     return cast(PreflightResult, module.preflight(task, progress or NullProgress()))
 
 
-def _in_processes(task: TrainTask, progress: Progress) -> TrainResult:
+def join(task: TrainTask, progress: Progress, place: Place) -> None:
+    """The part of a machine that is not the first one, until all have ended.
+
+    Raises:
+        RegraftError: as `train`.
+    """
+    last, code = _in_processes(task, progress, place)
+    if code or last is not None:
+        _ended(last, code)
+
+
+def _in_processes(task: TrainTask, progress: Progress, place: Place) -> tuple[dict[str, Any] | None, int]:
+    """The last word that a process of this machine said, and the exit status of them all."""
     with tempfile.TemporaryDirectory(prefix="regraft-ranks-") as name:
         folder = Path(name)
         (folder / TASK).write_text(task.model_dump_json(by_alias=True), encoding="utf-8")
-        child = _start(folder, task.target.devices)
+        child = _start(folder, task.target.devices, place)
         try:
             last = _relay(child, progress, stop=(folder / STOP).touch)
             code = child.wait()
@@ -93,11 +122,13 @@ def _in_processes(task: TrainTask, progress: Progress) -> TrainResult:
             child.wait()
             if child.stdout is not None:
                 child.stdout.close()
-    return _ended(last, code)
+    return last, code
 
 
-def _start(folder: Path, processes: int) -> subprocess.Popen[bytes]:
+def _start(folder: Path, processes: int, place: Place) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "regraft_worker.torchrun", str(processes), str(folder)]
+    if place.nodes > 1:
+        command += [str(place.nodes), str(place.node), place.host, str(place.port)]
     environment = {**os.environ, SUPERVISOR: str(os.getpid())}
     # Python's own stdout is the pipe: torchrun lets its processes inherit it.
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
@@ -112,11 +143,12 @@ def _relay(child: subprocess.Popen[bytes], progress: Progress, *, stop: Callable
         if kind in _LAST:
             last = last or {"type": kind, **line}  # the first one: others follow from it
         else:
-            _say(progress, kind, line)
+            say(progress, kind, line)
     return last
 
 
-def _say(progress: Progress, kind: str, line: dict[str, Any]) -> None:
+def say(progress: Progress, kind: str, line: dict[str, Any]) -> None:
+    """Hand on a line of another process."""
     match kind:
         case "step":
             progress.step(line["step"], line["metrics"], total=line["total"], tokens=line["tokens"])

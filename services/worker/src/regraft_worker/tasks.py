@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+from regraft.cerebrassite import CerebrasSite
 from regraft.jobs import StageName
 from regraft.jobstore import make_engine
 from regraft.logs import log_to_stderr
@@ -16,6 +17,8 @@ from regraft.settings import Settings
 from regraft.specs.target import CEREBRAS
 from regraft.workerprocess import Service
 from regraft.workerprocess import serve as serve_stages
+from regraft_worker.cerebras.csctl import Csctl
+from regraft_worker.reconcile import Reconciler
 
 
 def serve() -> None:
@@ -27,7 +30,10 @@ def serve() -> None:
     queues = [StageName.CONVERT, *on_target, StageName.EXPORT]
     service = Service(name="worker", module="regraft_worker.stage", queues=queues, offers={"targets": targets})
     app = make_celery(settings, queues=service.queues)
-    serve_stages(app, make_engine(settings), settings, service)
+    engine = make_engine(settings)
+    if CEREBRAS in targets:
+        Reconciler(engine, Csctl(CerebrasSite())).start()  # ends with the process
+    serve_stages(app, engine, settings, service)
 
 
 def _stages_on(target: str) -> tuple[StageName, ...]:

@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
 from regraft.errors import ConflictError, RegraftError
-from regraft.jobs import JobStatus, Priority, StageStatus
+from regraft.jobs import JobStatus, Priority, StageName, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
 from regraft.jobstore.limits import prioritise
 from regraft.models import DEFAULT_PROJECT, Job
+from regraft.plan import queue_for
+from regraft.specs import JobSpec, TargetSpec
 
 
 class VersionError(RegraftError):
@@ -36,13 +38,21 @@ class Control:
         """
         self._change(job_id, _pause)
 
-    def resume(self, job_id: str) -> None:
-        """Go on where the job was paused.
+    def resume(self, job_id: str, *, target: TargetSpec | None = None) -> None:
+        """Go on where the job was paused; with `target`, on other hardware from then on.
 
         Raises:
             ConflictError: it is not paused.
         """
-        self._change(job_id, _resume)
+
+        def change(session: Session, job: Job) -> None:
+            _check_paused(job)
+            if target is not None:
+                _move(session, job, target)
+            _set(session, job, JobStatus.QUEUED, "the job was resumed")
+            advance(session, job)
+
+        self._change(job_id, change)
 
     def retry(self, job_id: str) -> None:
         """Start again at what failed or was cancelled; what was done stays done.
@@ -95,13 +105,24 @@ def _pause(session: Session, job: Job) -> None:
     advance(session, job)
 
 
-def _resume(session: Session, job: Job) -> None:
+def _check_paused(job: Job) -> None:
     if job.status == JobStatus.PAUSING:
         raise _refusal(job, "its stage is still saving", remedy="Wait until it is paused.")
     if job.status != JobStatus.PAUSED:
         raise _refusal(job, "only a paused job can be resumed")
-    _set(session, job, JobStatus.QUEUED, "the job was resumed")
-    advance(session, job)
+
+
+def _move(session: Session, job: Job, target: TargetSpec) -> None:
+    """To another target: what is left to do waits in that one's queues, and what was changed for the old one is not."""
+    before = job.spec["target"]
+    job.spec = {**job.spec, "target": target.model_dump(mode="json")}
+    job.version += 1
+    spec = JobSpec.model_validate(job.spec)
+    for stage in stages_of(session, job):
+        if stage.status not in rules.STAGE_DONE:
+            stage.queue, stage.override, stage.failures = queue_for(StageName(stage.name), spec), None, 0
+    text = f"the job moves from {before['kind']} to {target.kind}; training says what goes over when it goes on"
+    add_event(session, job, text, data={"from": before, "to": job.spec["target"]})
 
 
 def _retry(session: Session, job: Job) -> None:

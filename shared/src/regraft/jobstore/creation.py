@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from psycopg.errors import LockNotAvailable
@@ -24,44 +25,46 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
+from regraft.discover import version_of
 from regraft.errors import ConflictError, InvalidInputError
 from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.limits import has_a_slot, refuse_one_too_many
 from regraft.plan import queue_for, stages_for
 from regraft.specs import JobSpec
+from regraft.specs.versions import readable_before
 
 IN_FLIGHT = "idempotency_in_flight"
-_CREATE = text("""
+_CREATE = """
 WITH held AS (
     INSERT INTO idempotency_keys (project_id, key, digest, admitted, job_id)
-    SELECT :project, CAST(:key AS text), :digest, :admitted, :id
-    WHERE CAST(:key AS text) IS NOT NULL
-      AND (:counted OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = :project))
+    SELECT %(project)s, CAST(%(key)s AS text), %(digest)s, %(admitted)s, %(id)s
+    WHERE CAST(%(key)s AS text) IS NOT NULL
+      AND (%(counted)s OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = %(project)s))
     ON CONFLICT DO NOTHING RETURNING job_id
 ), job AS (
     INSERT INTO jobs (id, project_id, name, spec, labels, warnings, status, last_event, priority, admitted_at)
-    SELECT :id, :project, :name, CAST(:spec AS jsonb), CAST(:labels AS jsonb), CAST(:warnings AS jsonb), :status, :last,
-           :priority, CASE WHEN :admitted THEN now() END
-    WHERE (CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM held))
-      AND (:counted OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = :project))
+    SELECT %(id)s, %(project)s, %(name)s, CAST(%(spec)s AS jsonb), CAST(%(labels)s AS jsonb),
+           CAST(%(warnings)s AS jsonb), %(status)s, %(last)s, %(priority)s, CASE WHEN %(admitted)s THEN now() END
+    WHERE (CAST(%(key)s AS text) IS NULL OR EXISTS (SELECT FROM held))
+      AND (%(counted)s OR NOT EXISTS (SELECT FROM project_limits WHERE project_id = %(project)s))
     RETURNING id, project_id, created_at
 ), stage AS (
     INSERT INTO stages (id, project_id, job_id, name, position, queue, priority, status, announced_at)
-    SELECT job.id || '.' || s.name, job.project_id, job.id, s.name, s.position, s.queue, :priority, s.status,
+    SELECT job.id || '.' || s.name, job.project_id, job.id, s.name, s.position, s.queue, %(priority)s, s.status,
            CASE WHEN s.status = 'ready' THEN now() END
-    FROM job, jsonb_to_recordset(CAST(:stages AS jsonb)) AS s (name text, position int, queue text, status text)
+    FROM job, jsonb_to_recordset(CAST(%(stages)s AS jsonb)) AS s (name text, position int, queue text, status text)
     RETURNING id, project_id, queue, status
 ), event AS (
     INSERT INTO events (job_id, project_id, seq, stage, level, type, message, data)
     SELECT job.id, job.project_id, e.seq, e.stage, e.level, e.type, e.message, e.data
-    FROM job, jsonb_to_recordset(CAST(:events AS jsonb))
+    FROM job, jsonb_to_recordset(CAST(%(events)s AS jsonb))
          AS e (seq int, stage text, level text, type text, message text, data jsonb)
 ), message AS (
     INSERT INTO outbox (stage_id, project_id, queue, priority)
-    SELECT id, project_id, queue, :priority FROM stage WHERE status = 'ready'
+    SELECT id, project_id, queue, %(priority)s FROM stage WHERE status = 'ready'
 )
 SELECT created_at FROM job
-""")
+"""
 _FIND = text("""
 SELECT k.digest, k.admitted, j.id, j.created_at, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
 WHERE k.project_id = :project AND k.key = :key
@@ -134,7 +137,7 @@ class _Wanted:
             "counted": counted,
             "priority": int(Priority.named(self.spec.priority)),
             "name": self.spec.name,
-            "spec": json.dumps(self.content),
+            "spec": json.dumps(readable_before(self.spec, self.content, version=_own_version())),
             "labels": json.dumps(self.content["labels"]),
             "warnings": json.dumps(self.warnings),
             "status": str(JobStatus.QUEUED),
@@ -147,6 +150,11 @@ class _Wanted:
     def digest(self) -> str:
         """Of what is asked for."""
         return hashlib.sha256(json.dumps(self.content).encode()).hexdigest() if self.key else ""
+
+
+@cache
+def _own_version() -> str:
+    return version_of("regraft")
 
 
 def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:
@@ -170,8 +178,8 @@ def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:
 
 
 def _insert(connection: Connection, wanted: _Wanted, row: dict[str, Any]) -> Accepted | None:
-    try:
-        created_at: datetime | None = connection.execute(_CREATE, row).scalar()
+    try:  # as the driver takes it: SQLAlchemy's compiler would cost as much as the round trip
+        created_at: datetime | None = connection.exec_driver_sql(_CREATE, row).scalar()
     except OperationalError as error:
         if isinstance(error.orig, LockNotAvailable):
             message = "a request with this key is still being worked on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg import Error as PsycopgError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError, TimeoutError
 
 from regraft.errors import InvalidInputError
 from regraft.settings import Settings
+
+log = logging.getLogger(__name__)
 
 UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a store call raises when the database cannot be talked to now; the call may or may not have been carried out."""
@@ -38,7 +43,8 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             value=url.partition("@")[2] or url,
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
-    engine = create_engine(url, pool_size=pool_size, connect_args=TCP)
+    # Text is asked for even of a database without an encoding, which hands out bytes: `migrate` can then refuse it.
+    engine = create_engine(url, pool_size=pool_size, connect_args={**TCP, "client_encoding": "utf8"})
     _ping_after_a_rest(engine)
     limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
@@ -82,5 +88,36 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def migrate(engine: Engine, *, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Safe to call from several processes at once."""
+    """Bring the schema up to `revision`. Safe to call from several processes at once.
+
+    One that is newer than this version is left as it is: every version works with the schema of the next minor one, so
+    that code can be rolled back without the database.
+
+    Raises:
+        InvalidInputError: the database does not hold Unicode.
+    """
+    _check_encoding(engine)
+    if (found := newer_schema(engine)) is not None:
+        log.warning("the schema is at %s, which is newer than this version; it is left as it is", found)
+        return
     command.upgrade(alembic_config(engine), revision)
+
+
+def _check_encoding(engine: Engine) -> None:
+    with engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise InvalidInputError(
+            "the database's encoding does not hold every text",
+            field="REGRAFT_DATABASE_URL",
+            value=encoding,
+            remedy="Make the database anew: CREATE DATABASE regraft ENCODING 'UTF8' TEMPLATE template0.",
+        )
+
+
+def newer_schema(engine: Engine) -> str | None:
+    """The schema's revision if this version does not know it, so that it is a later one's."""
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config(engine)).walk_revisions()}
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    return found if found is not None and found not in known else None

@@ -1,7 +1,8 @@
 """Holding a stage: claim it, renew the lease, report what it does, hand it back.
 
 A claim raises the stage's epoch. Every later write names that epoch and is refused (`FencedError`) once somebody else
-has claimed or the sweeper has taken the stage away: a worker that was cut off can never write over its successor.
+has claimed or the sweeper has taken the stage away: a worker that was cut off can never write over its successor. It
+names the worker too: a standby that is promoted may have missed the last claim, and hands its epoch out a second time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, cast, func, select, update
+from sqlalchemy import ColumnElement, Engine, cast, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
@@ -41,6 +42,7 @@ class Claim:
     job_id: str
     stage: StageName
     epoch: int
+    worker: str
     spec: JobSpec
     results: Mapping[StageName, Mapping[str, Any]]
     """What the finished stages of the job handed back."""
@@ -101,7 +103,7 @@ class Leases:
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
             advance(session, job)
             try:
-                return _claim(session, job, stage)
+                return _claim(session, job, stage, worker=worker)
             except ValidationError as error:
                 # Written by another version. Ended at once: a stage that no worker can read must not go round.
                 settle(session, job, stage, _unreadable(error), settings=self._settings)
@@ -126,10 +128,7 @@ class Leases:
             FencedError: the stage is not ours any more.
         """
         statement = (
-            update(Stage)
-            .where(Stage.id == claim.stage_id, Stage.epoch == claim.epoch, Stage.status == StageStatus.RUNNING)
-            .values(lease_until=func.now() + self._lease())
-            .returning(Stage.id)
+            update(Stage).where(*_is_ours(claim)).values(lease_until=func.now() + self._lease()).returning(Stage.id)
         )
         with self._engine.begin() as connection:
             if connection.execute(statement).first() is None:
@@ -201,7 +200,7 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
     return session.scalars(statement).one_or_none()
 
 
-def _claim(session: Session, job: Job, stage: Stage) -> Claim:
+def _claim(session: Session, job: Job, stage: Stage, *, worker: str) -> Claim:
     results = {
         StageName(other.name): other.result or {} for other in stages_of(session, job) if other.status in STAGE_DONE
     }
@@ -210,6 +209,7 @@ def _claim(session: Session, job: Job, stage: Stage) -> Claim:
         job_id=job.id,
         stage=StageName(stage.name),
         epoch=stage.epoch,
+        worker=worker,
         spec=JobSpec.model_validate(job.spec),
         results=results,
         override=stage.override or {},
@@ -228,13 +228,16 @@ def _unreadable(error: ValidationError) -> Outcome:
     )
 
 
+def _is_ours(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """Condition of every write."""
+    same = (Stage.id == claim.stage_id, Stage.epoch == claim.epoch, Stage.worker == claim.worker)
+    return (*same, Stage.status == StageStatus.RUNNING)
+
+
 def _held(session: Session, claim: Claim) -> tuple[Job, Stage]:
     """Lock the job, and make sure the stage is still ours."""
     job = lock_job(session, claim.job_id)
-    statement = select(Stage).where(
-        Stage.id == claim.stage_id, Stage.epoch == claim.epoch, Stage.status == StageStatus.RUNNING
-    )
-    stage = session.scalar(statement)
+    stage = session.scalar(select(Stage).where(*_is_ours(claim)))
     if stage is None:
         raise FencedError("the lease was lost", value=claim.stage_id)
     return job, stage

@@ -1,4 +1,4 @@
-"""Telling API processes that a job has new events, so that its watchers need not ask.
+"""Telling API processes that a job has new events, and dispatchers that there is something to send.
 
 A notification takes a lock of the whole database server until its transaction has been committed, so a fleet that
 notified with each event would commit one event at a time. Therefore only jobs that somebody watches are notified:
@@ -20,12 +20,23 @@ EVENTS = "regraft_events"
 """Channel; the payload is a job's id."""
 KEYS = "regraft_keys"
 """Channel; a key was made or revoked."""
+OUTBOX = "regraft_outbox"
+"""Channel; there are messages to send."""
 WATCHED = timedelta(minutes=2)
 
 
 def notify(session: Session, job_id: str) -> None:
     """Sent when the session's transaction is committed."""
     session.execute(select(func.pg_notify(EVENTS, job_id)))
+
+
+def nudge(engine: Engine) -> None:
+    """Have dispatchers look into the outbox now.
+
+    In a transaction of its own, which writes nothing and so waits for no disk: many jobs may share one.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(select(func.pg_notify(OUTBOX, "")))
 
 
 def watch(engine: Engine, job_ids: Collection[str]) -> None:

@@ -2,14 +2,17 @@
 
 from regraft.storage.local import local_path, to_uri
 from regraft.storage.manifest import FileEntry, Manifest, file_sha256, read_manifest, rewrite_manifest, verify
+from regraft.storage.mirror import Mirror, is_remote
 from regraft.storage.publish import Draft, is_published, publish
 
 __all__ = [
     "Draft",
     "FileEntry",
     "Manifest",
+    "Mirror",
     "file_sha256",
     "is_published",
+    "is_remote",
     "local_path",
     "publish",
     "read_manifest",

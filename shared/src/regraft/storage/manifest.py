@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from regraft.errors import InvalidDataError
 from regraft.specs.base import Spec
@@ -26,6 +26,13 @@ class FileEntry(Spec):
     """Relative to the artifact's folder, with forward slashes."""
     bytes: int
     sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError("a file of an artifact lies in its folder")
+        return path
 
 
 class Manifest(Spec):
@@ -61,12 +68,21 @@ def read_manifest(folder: Path) -> Manifest | None:
         content = (folder / NAME).read_bytes()
     except FileNotFoundError:
         return None
+    return parse_manifest(content, where=str(folder / NAME))
+
+
+def parse_manifest(content: bytes, *, where: str) -> Manifest:
+    """A manifest out of its file's bytes; `where` it lies is for the error.
+
+    Raises:
+        InvalidDataError: it cannot be understood.
+    """
     try:
         return Manifest.model_validate(json.loads(content))
     except (ValueError, ValidationError) as error:
         raise InvalidDataError(
             "the manifest cannot be read",
-            value=str(folder / NAME),
+            value=where,
             remedy="Delete the folder; it will be made again.",
             reason="corrupt_artifact",
         ) from error

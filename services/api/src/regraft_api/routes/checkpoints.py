@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -16,7 +13,7 @@ from regraft.errors import ConflictError, NotFoundError
 from regraft.jobs import StageName
 from regraft.models import Artifact
 from regraft.specs import JobSpec
-from regraft.storage import FileEntry, Manifest, local_path, read_manifest, to_uri
+from regraft.storage import FileEntry, Manifest
 from regraft_api.dependencies import PLAIN, After, Call, Caller, JobId, Limit
 from regraft_api.routes.responses import CONFLICT, NOT_FOUND
 from regraft_api.schemas import Page
@@ -28,6 +25,9 @@ CheckpointId = Annotated[str, InPath(max_length=64, pattern=PLAIN, description="
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=1000, description="ETags that are known already")
 ]
+# Not in the schema, like the ranges of any static file: what Starlette makes of a malformed one is text.
+Range = Annotated[str | None, Header(alias="Range", include_in_schema=False)]
+IfRange = Annotated[str | None, Header(alias="If-Range", include_in_schema=False)]
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -52,20 +52,20 @@ def get_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, call: Caller) -> 
     responses=CONFLICT,
 )
 def promote_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, call: Caller) -> CheckpointView:
-    """Makes it one of its own that the job's retention does not touch. Takes no space: the files are linked."""
+    """Makes it one of its own that the job's retention does not touch. On a file system the files are linked and
+    take no space; a bucket copies them."""
     row = _checkpoint(call, job_id, checkpoint_id)
     if row.kind == "promoted":
         return CheckpointView.of(row)
-    _manifest(row)
-    target = local_path(call.settings.storage_root) / "promoted" / row.id
-    _link(_folder(row), target)
-    return CheckpointView.of(call.reading.promoted(row, to_uri(target), new_id=f"art-{secrets.token_hex(8)}"))
+    _manifest(call, row)
+    uri = call.context.artifacts.promote(row.uri, row.id)
+    return CheckpointView.of(call.reading.promoted(row, uri, new_id=f"art-{secrets.token_hex(8)}"))
 
 
 @router.get("/{checkpoint_id}/files", operation_id="listCheckpointFiles", summary="A checkpoint's files")
 def list_files(job_id: JobId, checkpoint_id: CheckpointId, call: Caller) -> Page[FileView]:
     """With their sizes and digests, from the checkpoint's own manifest; all in one page."""
-    files = _manifest(_checkpoint(call, job_id, checkpoint_id)).files
+    files = _manifest(call, _checkpoint(call, job_id, checkpoint_id)).files
     return Page[FileView].of([FileView(id=file.path, bytes=file.bytes, sha256=file.sha256) for file in files], False)
 
 
@@ -88,17 +88,19 @@ def get_file(
     path: Annotated[str, InPath(max_length=500, pattern="^[^\x00]+$", description="As the list of files has it")],
     call: Caller,
     if_none_match: IfNoneMatch = None,
+    asked: Range = None,
+    if_range: IfRange = None,
 ) -> Response:
     """`Range` and `If-Range` are honoured, so a download that was cut off can go on; the ETag is the SHA-256."""
     row = _checkpoint(call, job_id, checkpoint_id)
-    entry = _entry(_manifest(row), path)
+    entry = _entry(_manifest(call, row), path)
     headers = {"ETag": f'"{entry.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if if_none_match is not None and headers["ETag"] in [tag.strip() for tag in if_none_match.split(",")]:
         return Response(status_code=304, headers=headers)
-    found = _folder(row) / entry.path
-    if not found.is_file():
+    answer = call.context.artifacts.response(row.uri, entry, headers=headers, asked=asked, if_range=if_range)
+    if answer is None:
         raise _not_here(row)
-    return FileResponse(found, filename=found.name, media_type="application/octet-stream", headers=headers)
+    return answer
 
 
 @router.get("/{checkpoint_id}/lineage", operation_id="getCheckpointLineage", summary="Where a checkpoint came from")
@@ -108,7 +110,7 @@ def get_lineage(job_id: JobId, checkpoint_id: CheckpointId, call: Caller) -> Lin
     job = call.jobs.get(job_id)
     results = {stage.name: stage.result or {} for stage in job.stages}
     try:
-        manifest: Manifest | None = _manifest(row)
+        manifest: Manifest | None = _manifest(call, row)
     except NotFoundError:
         manifest = None
     spec = JobSpec.model_validate(job.spec)
@@ -133,15 +135,11 @@ def _checkpoint(call: Call, job_id: str, checkpoint_id: str) -> Artifact:
     return call.reading.checkpoint(job_id, checkpoint_id)
 
 
-def _folder(row: Artifact) -> Path:
-    return local_path(row.uri)
-
-
-def _manifest(row: Artifact) -> Manifest:
+def _manifest(call: Call, row: Artifact) -> Manifest:
     if row.detail.get("state") == "pruned":
         remedy = "Promote a checkpoint to keep it."
         raise ConflictError("it was deleted by the job's retention", field="checkpoint_id", value=row.id, remedy=remedy)
-    manifest = read_manifest(_folder(row))
+    manifest = call.context.artifacts.manifest(row.uri)
     if manifest is None:
         raise _not_here(row)
     return manifest
@@ -158,18 +156,3 @@ def _entry(manifest: Manifest, path: str) -> FileEntry:
 def _not_here(row: Artifact) -> NotFoundError:
     remedy = "Ask an API process that mounts the storage."
     return NotFoundError("the files cannot be reached from here", field="checkpoint_id", value=row.id, remedy=remedy)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The folder under a second name, all or nothing; the files themselves are there once."""
-    if target.exists():
-        return
-    draft = target.with_name(f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copytree(source, draft, copy_function=os.link)
-        draft.rename(target)
-    except FileExistsError:
-        pass  # somebody else has promoted it at the same time
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -9,12 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from regraft.jobs import JOB_ENDED
-from regraft.models import Event
 from regraft_api.dependencies import Call, Caller, JobId, Limit
 from regraft_api.hub import PAGE, Hub
 from regraft_api.routes.responses import NOT_FOUND
 from regraft_api.schemas import EventView, Page
+from regraft_api.told import Told
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["events"], responses=NOT_FOUND)
 
@@ -22,7 +21,6 @@ LARGEST = 2**63 - 1
 HEARTBEAT_SECONDS = 15.0
 STREAM = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-ENDED = {str(status) for status in JOB_ENDED}
 
 
 @router.get("", operation_id="listJobEvents", summary="A job's history")
@@ -82,12 +80,13 @@ async def _stream(call: Call, job_id: str, after: int) -> AsyncIterator[bytes]:
     async with hub.watching(job_id) as reader:
         async for event in _written(hub, job_id, after):
             after = event.seq
-            yield _as_text(event)
+            yield event.text
         if await asyncio.to_thread(call.reading.ended, job_id):
             return
         while True:
             try:
-                event_or_end = await asyncio.wait_for(reader.get(), HEARTBEAT_SECONDS)
+                async with asyncio.timeout(HEARTBEAT_SECONDS):  # not wait_for, which makes a task for each event
+                    event_or_end = await reader.get()
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
@@ -95,12 +94,12 @@ async def _stream(call: Call, job_id: str, after: int) -> AsyncIterator[bytes]:
                 return
             if event_or_end.seq > after:
                 after = event_or_end.seq
-                yield _as_text(event_or_end)
-                if _ends(event_or_end):
+                yield event_or_end.text
+                if event_or_end.is_last:
                     return
 
 
-async def _written(hub: Hub, job_id: str, after: int) -> AsyncIterator[Event]:
+async def _written(hub: Hub, job_id: str, after: int) -> AsyncIterator[Told]:
     while True:
         events = await asyncio.to_thread(hub.events, job_id, after)
         for event in events:
@@ -108,11 +107,3 @@ async def _written(hub: Hub, job_id: str, after: int) -> AsyncIterator[Event]:
         if len(events) < PAGE:
             return
         after = events[-1].seq
-
-
-def _ends(event: Event) -> bool:
-    return event.stage is None and event.type == "state" and (event.data or {}).get("status") in ENDED
-
-
-def _as_text(event: Event) -> bytes:
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {EventView.of(event).model_dump_json()}\n\n".encode()

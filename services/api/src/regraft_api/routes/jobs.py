@@ -147,6 +147,7 @@ def _create(spec: JobSpec, call: Call, key: str | None) -> Response:
     check_uris(spec, call.settings)
     warnings = preflight.check(spec, settings=call.settings, workers=call.context.workers)
     job = call.jobs.submit(spec, warnings=warnings, key=key)
+    call.context.nudge.soon()
     # A replayed answer tells of the job as it was created, whatever became of it: the same answer to the same request.
     headers = {"Location": f"/jobs/{job.id}", "ETag": _etag(1)}
     if job.replayed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Annotated
@@ -16,7 +15,7 @@ from regraft.attemptlogs import AttemptLog
 from regraft.errors import NotFoundError
 from regraft.jobs import StageName, StageStatus
 from regraft_api.dependencies import Call, Caller, JobId
-from regraft_api.problems import problem
+from regraft_api.ranges import byte_range, nothing_there
 from regraft_api.routes.responses import NO_RANGE, NOT_FOUND
 from regraft_api.schemas import Page
 from regraft_api.schemas_fleet import LogLine
@@ -26,7 +25,6 @@ router = APIRouter(prefix="/jobs/{job_id}/logs", tags=["logs"], responses=NOT_FO
 LARGEST = 2**53
 FOLLOW_SECONDS = 0.5
 TEXT = "text/plain; charset=utf-8"
-RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 CONTENT = {TEXT: {"schema": {"type": "string"}}}
 Attempt = Annotated[int | None, Query(ge=1, le=2**31, description="Which attempt; the newest if not given")]
 
@@ -74,12 +72,10 @@ def get_log(
     """`Range: bytes=-65536` is the end of it."""
     log, _, running = _log(call, job_id, stage, attempt)
     size = log.size()
-    start, end = _range(asked, size)
+    start, end = byte_range(asked, size)
     headers = {"Accept-Ranges": "bytes"}
     if start >= end and asked is not None:
-        detail = f"The log has {size:,} bytes."
-        extra = {"Content-Range": f"bytes */{size}"}
-        return problem(416, "range_not_satisfiable", "There is nothing at this range", detail=detail, headers=extra)
+        return nothing_there(size, "log")
     if follow and running:
         text = _follow(call, log, job_id, stage, attempt, start)
         return StreamingResponse(text, media_type=TEXT, headers=headers)
@@ -99,16 +95,6 @@ def _log(call: Call, job_id: str, stage: StageName, attempt: int | None) -> tupl
         remedy = "Ask an API process that mounts the worker's folder for logs."
         raise NotFoundError("the log is not on this machine", field="attempt", value=number, remedy=remedy)
     return log, number, running
-
-
-def _range(asked: str | None, size: int) -> tuple[int, int]:
-    """From where to where; a header that is none of ours is as good as none (RFC 9110)."""
-    parts = RANGE.fullmatch(asked.strip()) if asked else None
-    if parts is None or parts[1] + parts[2] == "":
-        return 0, size
-    if not parts[1]:
-        return max(0, size - int(parts[2])), size
-    return int(parts[1]), min(size, int(parts[2]) + 1 if parts[2] else size)
 
 
 def _chunks(log: AttemptLog, start: int, end: int) -> list[bytes]:

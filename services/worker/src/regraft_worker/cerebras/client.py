@@ -14,35 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from regraft.cerebrassite import CerebrasSite
-
 _CHUNK = 2**16
-Job = str
-"""What the client is to do: `train`, `train_and_eval`."""
-
-
-def command(
-    site: CerebrasSite, *, params: Path, model_dir: Path, mode: Job, only: str = "", labels: Mapping[str, str]
-) -> list[str]:
-    """The words to start it with; `only` is `validate` or `compile`. All else is in the params file."""
-    flags = [f"--{only}_only"] if only else []
-    if labels:
-        flags += ["--job_labels", *(f"{name}={value}" for name, value in labels.items())]
-    if is_flat(site.release):
-        words = ["CSX", "--params", str(params), "--mode", mode, "--model_dir", str(model_dir)]
-        return [*site.client_command, *words, *flags]
-    words = ["fit", str(params), "--target_device", "CSX", "--model_dir", str(model_dir)]
-    return [*site.client_command, *words, *flags]
-
-
-def is_flat(release: str) -> bool:
-    """True for releases whose client is a `run.py`, before 2.4."""
-    major, _, minor = release.partition(".")
-    return (int(major), int(minor)) < (2, 4)
 
 
 class Client:

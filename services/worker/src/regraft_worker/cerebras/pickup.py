@@ -18,7 +18,7 @@ from pathlib import Path
 
 from regraft.checkpoint_files import Place
 from regraft.errors import InvalidDataError
-from regraft.ports import NullProgress
+from regraft_worker.cerebras.quiet import Quiet
 from regraft_worker.conversion import hf
 from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.conversion.hf import check_dtypes
@@ -37,6 +37,8 @@ from regraft_worker.trainer.state import DataPosition, TrainingState
 
 _NAME = re.compile(r"checkpoint_(\d+)(?:_\d{8}_\d{6})?\.mdl")
 _MARKED = "hdf5-0.5"
+_SHORTEST = 512
+"""Bytes that every encoding needs for its first header."""
 _VANISHED = 1e-30
 """A power of beta2 below which the number of updates cannot be told from it."""
 
@@ -74,9 +76,9 @@ class Settled:
             with open_checkpoint(path) as opened:
                 return settled or opened.encoding == _MARKED
         except InvalidDataError as error:
-            if error.reason != UNREADABLE:
+            if settled and status.st_size >= _SHORTEST and error.reason != UNREADABLE:
                 raise
-            return False
+            return False  # begun, and not yet to be recognised
 
 
 def register(
@@ -100,7 +102,7 @@ def register(
         trained = _trained(opened, source, step=state.step)
         updates = _updates(trained, beta=state.training.optimizer.betas[1])
         state = state.model_copy(update={"scalars": {"updates": updates}})
-        steps = Steps(_Checking(check), total=0)
+        steps = Steps(Quiet(check), total=0)
         digests = read_through(source, steps)
         expected = run_side(source.side, steps.tick)
 
@@ -123,17 +125,6 @@ def moved_to(state: TrainingState, step: int, *, loss: float | None, tokens: int
     position = DataPosition(samples_streamed=step * state.training.batch_size, seed=state.training.seed)
     change = {"step": step, "dataloader": position, "tokens_seen": tokens, "scores": {}, "ledger": None}
     return state.model_copy(update={**change, "train_loss": state.train_loss if loss is None else loss})
-
-
-class _Checking(NullProgress):
-    """Its user's own progress is the training's; here only the wish to stop is asked for."""
-
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check = check
-
-    def should_stop(self) -> bool:
-        self._check()
-        return False
 
 
 def _source(path: Path, opened: Opened, inputs: Inputs) -> Source:

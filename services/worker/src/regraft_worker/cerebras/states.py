@@ -50,7 +50,7 @@ _FAILURES: Mapping[str, tuple[str, ReasonClass]] = {
 _RAISED = re.compile(
     rf"(?:^|[\s.])(?P<name>{'|'.join(_FAILURES)}|Appliance\w+Error|Cluster\w+Error)\b:?\s*(?P<said>.*)"
 )
-_REFUSED = re.compile(r"StatusCode\.UNAVAILABLE|failed to connect to all addresses|Connection refused|No route to host")
+_REFUSED = re.compile(r"\bUNAVAILABLE\b|failed to connect to all addresses|Connection refused|No route to host")
 
 _REMEDIES: Mapping[str, str] = {
     "appliance_version_mismatch": "Set REGRAFT_CEREBRAS_CLIENT to a client of the cluster's release.",

@@ -52,7 +52,7 @@ def convert(
         digests = read_through(source, steps)
         parent = parent_address(source, digests.files)
         final = local_path(task.output_uri, field="output_uri") / content_address(digests.files, salt=FORMAT)
-        cached = is_published(final)
+        cached = is_published(final) or progress.is_kept(final)
         if not cached:
             if source.has_optimizer:
                 progress.event("the optimizer's state in the base checkpoint is left out; training starts afresh")

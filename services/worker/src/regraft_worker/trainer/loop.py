@@ -21,6 +21,7 @@ from regraft.specs import TrainResult, TrainTask
 from regraft.storage import local_path, to_uri
 from regraft_worker.trainer import checkpoint
 from regraft_worker.trainer.folders import step_folder
+from regraft_worker.trainer.handover import announce_handover
 from regraft_worker.trainer.identity import continued_state, fresh_state
 from regraft_worker.trainer.inputs import Inputs, open_inputs
 from regraft_worker.trainer.retention import remove_leftovers
@@ -50,11 +51,12 @@ def train(task: TrainTask, progress: Progress | None = None, *, world: World | N
         start = _agreed_start(run, progress, world)
         state = fresh_state(task, inputs) if start is None else continued_state(task, inputs, start)
         if start is not None:
-            _say_again(run, start, progress, total=inputs.max_steps)
+            say_again(run, start, progress, total=inputs.max_steps)
+            announce_handover(checkpoint.read_state(start), task.target, progress)
         if start is not None and (state.step == inputs.max_steps or state.stopped_early is not None):
-            return _result(run, state)
+            return result_of(run, state)
         _announce_mixture(inputs, progress, samples=inputs.max_steps * task.training.batch_size)
-        return _result(run, Run(task, inputs, target, progress, world, state=state, start=start).finish())
+        return result_of(run, Run(task, inputs, target, progress, world, state=state, start=start).finish())
 
 
 def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:
@@ -69,8 +71,13 @@ def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:
     return None if step < 0 else step_folder(run, step)
 
 
-def _say_again(run: Path, start: Path, progress: Progress, *, total: int) -> None:
+def say_again(run: Path, start: Path, progress: Progress, *, total: int) -> None:
     """Repeat what a kill may have lost on its way to whoever listens: reports are made at least once."""
+    ledger = checkpoint.read_state(start).ledger
+    saved = [step_folder(run, segment.last) for segment in (ledger.segments if ledger else ())]
+    for folder in saved:
+        if not folder.is_dir():
+            progress.artifact("pruned", to_uri(folder), {})
     for folder, summary in checkpoint.summaries(run):
         if folder <= start:
             progress.artifact("checkpoint", to_uri(folder), summary)
@@ -91,7 +98,7 @@ def _announce_mixture(inputs: Inputs, progress: Progress, *, samples: int) -> No
     progress.event(f"windows are read from {len(found)} datasets: {lines}", data={"datasets": found})
 
 
-def _result(run: Path, state: TrainingState) -> TrainResult:
+def result_of(run: Path, state: TrainingState) -> TrainResult:
     assert state.train_loss is not None, "a finished run has made a step"
     best = state.best.step if state.best and state.training.checkpoint.keep_best else None
     return TrainResult(

@@ -6,6 +6,7 @@
 | 2.0 to 2.2 | torch zip | optimizer, lr_scheduler, dataloader, global_step |
 | trainer form | HDF5 format 0.5 | optimizer, schedulers, dataloader, global_step |
 
+2.3 to 2.5 read no HDF5 later than 0.4: for them the trainer form's content goes into a torch file (`hdf5=False`).
 In fp16 there is the loss scale besides (see `scaler_state`). HDF5 format 0.4, which 2.0 to 2.2 write themselves, is
 not written here (see `conversion.writers`); they read the other.
 
@@ -52,7 +53,14 @@ class Position:
 
 
 def write_mdl(
-    path: Path, step_folder: Path, *, step: int, training: TrainingSpec, era: str, position: Position
+    path: Path,
+    step_folder: Path,
+    *,
+    step: int,
+    training: TrainingSpec,
+    era: str,
+    position: Position,
+    hdf5: bool = True,
 ) -> None:
     """Write the checkpoint of a step; it appears when it is whole.
 
@@ -77,7 +85,7 @@ def write_mdl(
         model = hf_to_cs(side.family, side.architecture, side.tensors)
         weights = [_renamed(lazy) for lazy in model.tensors]
         aliases = {_PREFIX + name: _PREFIX + of for name, of in model.aliases.items()}
-        write = write_hdf5_05 if era == "2.10" else write_torch_zip
+        write = write_hdf5_05 if hdf5 and era == "2.10" else write_torch_zip
         with parted(path.parent, path.name, overwrite=False) as part:
             write(
                 part / path.name,

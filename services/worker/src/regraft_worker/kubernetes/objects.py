@@ -1,0 +1,127 @@
+"""What is created for a stage: an Indexed Job, and a headless Service by which its pods find the first one. Pure."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from regraft_worker.kubernetes.options import CONTAINER, Options
+
+Json = dict[str, Any]
+
+STAGE_ID, EPOCH, RUN, DIGEST = "regraft.dev/stage-id", "regraft.dev/epoch", "regraft.dev/run", "regraft.dev/digest"
+WATCHED = "regraft.dev/watched-at"
+"""Annotation: the time up to which the pods' output has been read."""
+MANAGED = {"app.kubernetes.io/name": "regraft-training", "app.kubernetes.io/managed-by": "regraft"}
+QUEUE = "kueue.x-k8s.io/queue-name"
+PORT = 29500
+_KEPT_SECONDS = 3600  # finished Jobs, with their pods' logs
+_PASSED = re.compile("REGRAFT_(STORAGE_URI|CACHE_BYTES|EPOCH|LOG_LEVEL)$")
+_CACHE = "/tmp/regraft"  # noqa: S108  # in the pod; a template may mount a volume and say where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attempt of a stage, as the cluster sees it."""
+
+    stage: str
+    stage_id: str
+    epoch: int
+    task: str
+    """JSON, for the devices of one pod."""
+    nodes: int
+    devices: int
+    environment: Mapping[str, str]
+    """The worker's."""
+    taken_over: str = ""
+    """Name of an earlier attempt's Job, when that goes on."""
+
+    @property
+    def name(self) -> str:
+        """Of its objects; a label of DNS with room for the pod's number."""
+        if self.taken_over:
+            return self.taken_over
+        plain = re.sub("[^a-z0-9-]+", "-", self.stage_id.lower()).strip("-")
+        return f"{plain[:40].rstrip('-')}-{self.epoch}"
+
+    @property
+    def digest(self) -> str:
+        """The same for attempts that would compute the same: one may take the other's Job over."""
+        said = [self.stage, self.task, self.nodes, self.devices]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
+
+def job(run: Run, options: Options) -> Json:
+    """The Job. No pod is tried again by Kubernetes: a retry is the control plane's, from the newest checkpoint."""
+    labels = {**MANAGED, STAGE_ID: run.stage_id, EPOCH: str(run.epoch), RUN: run.name}
+    if options.queue:
+        labels[QUEUE] = options.queue
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": run.name, "labels": labels, "annotations": {DIGEST: run.digest}},
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": run.nodes,
+            "parallelism": run.nodes,
+            "backoffLimit": 0,
+            "suspend": bool(options.queue),
+            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "template": _template(run, options),
+        },
+    }
+
+
+def service(run: Run, owner: Json) -> Json:
+    """Names for the pods, from the moment they start; deleted with the Job."""
+    metadata = owner["metadata"]
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": run.name, "labels": {**MANAGED, RUN: run.name}, "ownerReferences": [reference]},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {RUN: run.name},
+            "ports": [{"name": "rendezvous", "port": PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def _template(run: Run, options: Options) -> Json:
+    template = copy.deepcopy(options.template())
+    metadata, spec = template.setdefault("metadata", {}), template["spec"]
+    metadata["labels"] = {**metadata.get("labels", {}), **MANAGED, STAGE_ID: run.stage_id, RUN: run.name}
+    spec["restartPolicy"] = "Never"
+    spec["subdomain"] = run.name
+    spec.setdefault("terminationGracePeriodSeconds", int(float(run.environment.get("REGRAFT_STOP_SECONDS", "120"))))
+    spec.setdefault("automountServiceAccountToken", False)  # nothing in there talks to the cluster
+    container = next(container for container in spec["containers"] if container["name"] == CONTAINER)
+    container.setdefault("command", ["python", "-m", "regraft_worker.kubernetes.pod"])
+    ours = _environment(run)
+    named = {entry["name"] for entry in container.get("env", [])}
+    added = [{"name": name, "value": value} for name, value in ours.items() if name not in named]
+    container["env"] = [*container.get("env", []), *added]
+    return template
+
+
+def _environment(run: Run) -> dict[str, str]:
+    """What a pod is told; the template's own entries go before, e.g. for credentials. Its number it has of the Job."""
+    passed = {name: value for name, value in run.environment.items() if _PASSED.fullmatch(name)}
+    return {
+        "REGRAFT_CACHE_FOLDER": _CACHE,
+        "REGRAFT_CACHE_BYTES": "0",
+        **passed,
+        "REGRAFT_EPOCH": str(run.epoch),
+        "REGRAFT_STAGE": run.stage,
+        "REGRAFT_TASK": run.task,
+        "REGRAFT_NODES": str(run.nodes),
+        "REGRAFT_MASTER": f"{run.name}-0.{run.name}",
+        "REGRAFT_MASTER_PORT": str(PORT),
+    }

@@ -1,0 +1,107 @@
+"""What the first pod of a Job says: the lines of a stage process among whatever else it prints.
+
+The pod marks its lines; the rest goes to this process's standard error, which is the stage's log. The output is read
+from the API server, with a time on every line, so that a connection may break and another worker may go on: nothing is
+told twice, and nothing is lost as long as the node keeps the log (the kubelet rotates it, at 10 MiB by default).
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from typing import Any
+
+from regraft.errors import RegraftError
+from regraft_worker.kubernetes.cluster import Cluster, index_of
+
+MARK = "::regraft:: "
+"""Before each line of the stage."""
+_WAIT_SECONDS = 1.0
+_ENDED = ("Succeeded", "Failed")
+
+
+class Output:
+    """Reads in a thread of its own, also what a further pod in the first one's place says, until `finish` or `stop`."""
+
+    def __init__(self, cluster: Cluster, name: str, *, since: str = "") -> None:
+        self._cluster, self._name = cluster, name
+        self.until = since
+        """Time of the newest line."""
+        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._stop, self._finish = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pod-output", daemon=True)
+        self._thread.start()
+
+    def take(self, *, seconds: float) -> list[dict[str, Any]]:
+        """What has arrived; waits so long for something."""
+        found: list[dict[str, Any]] = []
+        try:
+            found.append(self._lines.get(timeout=seconds))
+            while True:
+                found.append(self._lines.get_nowait())
+        except queue.Empty:
+            return found
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will arrive."""
+        return not self._thread.is_alive()
+
+    def finish(self) -> None:
+        """No further pod will come: the end of this one's output is the end."""
+        self._finish.set()
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            last = self._finish.is_set()
+            try:
+                found = self._pod()
+                if found is not None:
+                    pod, ended = found
+                    self._read(pod)
+                    if ended and last:  # both before we read: that was all
+                        return
+            except RegraftError:
+                pass  # not started yet, or out of reach: asked again
+            self._stop.wait(_WAIT_SECONDS)
+
+    def _pod(self) -> tuple[str, bool] | None:
+        first = next((pod for pod in self._cluster.pods(self._name) if index_of(pod) == 0), None)
+        if first is None:
+            return None
+        return first["metadata"]["name"], first.get("status", {}).get("phase") in _ENDED
+
+    def _read(self, pod: str) -> None:
+        known = self.until
+        for line in self._cluster.log(pod, since=known):
+            time, _, text = line.decode("utf-8", errors="replace").partition(" ")
+            # The server counts whole seconds; a line that was cut off comes again.
+            if time > known and text.endswith("\n"):
+                self._take(text.rstrip("\n"))
+                self.until = time
+            if self._stop.is_set():
+                return
+
+    def _take(self, text: str) -> None:
+        marked = said(text)
+        if marked is None:
+            sys.stderr.write(text + "\n")
+        else:
+            self._lines.put(marked)
+
+
+def said(text: str) -> dict[str, Any] | None:
+    """A line of the stage; None: it is something else."""
+    if not text.startswith(MARK):
+        return None
+    try:
+        found = json.loads(text.removeprefix(MARK))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "type" in found else None

@@ -1,0 +1,119 @@
+"""Jobs on the appliance's double through every real part: HTTP, PostgreSQL, Valkey, Celery workers, stage processes.
+
+What is compared is our weights: the double trains with our own arithmetic, as no real cluster does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployment import Deployment, deployment, files_of
+from safetensors.torch import load_file
+
+from appliance.install import Appliance, install
+from helpers import eventually
+from regraft.errors import InvalidInputError
+from regraft.settings import Settings
+from regraft.storage import is_published
+
+ALL = ("api", "dispatcher", "dataprep", "worker")
+
+
+@pytest.fixture
+def appliance(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Appliance:
+    """A cluster that mounts the deployment's storage, and a site that knows it."""
+    made = install(tmp_path / "appliance", lease_seconds_real=600.0)
+    site = {
+        "CLIENT": made.client,
+        "RELEASE": "2.10",
+        "CSCTL": made.csctl,
+        "MGMT_ADDRESS": "cluster.invalid:443",
+        "MGMT_NAMESPACE": "job-operator",
+        "CREDENTIALS_PATH": made.credentials,
+        "MOUNT_DIRS": tmp_path,
+        "POLL_SECONDS": 0.3,
+        "SETTLE_SECONDS": 0.3,
+    }
+    for name, value in site.items():
+        monkeypatch.setenv(f"REGRAFT_CEREBRAS_{name}", str(value))
+    return made
+
+
+def on_cluster(job: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {**job, "target": {"kind": "cerebras", **options}}
+
+
+def weights(job: dict[str, Any]) -> dict[str, Any]:
+    train = next(stage for stage in job["stages"] if stage["name"] == "train")
+    folder = files_of(train["result"]["uri"])
+    assert is_published(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def step_of(running: Deployment, job_id: str) -> int:
+    """Of the newest checkpoint; 0: there is none."""
+    return max((entry["step"] for entry in running.client.checkpoints(job_id)["data"]), default=0)
+
+
+def await_offer(running: Deployment) -> None:
+    offered = lambda: "cerebras" in str(running.client.get("/capabilities"))  # noqa: E731
+    eventually(offered, seconds=60, what="a worker that offers the cluster")
+
+
+def messages(running: Deployment, job_id: str) -> list[str]:
+    return [event["message"] for event in running.client.events(job_id)]
+
+
+def test_a_job_on_a_cluster_is_a_job_like_any_other(
+    settings: Settings, job: dict[str, Any], appliance: Appliance
+) -> None:
+    """One whose worker is killed, one that moves to the processor half way, and one on the processor: same weights."""
+    job["training"] |= {"max_steps": 15, "evaluate": {"every_steps": 15, "at_start": False}}
+    job["output"] = {"formats": ["hf"]}
+    with deployment(settings.model_copy(update={"hang_seconds": 10.0}), *ALL) as running:
+        await_offer(running)
+        with pytest.raises(InvalidInputError, match=r"target\.release"):
+            running.submit(on_cluster(job, release="2.4"))
+
+        appliance.set(step_seconds_real=0.7)
+        killed = running.submit(on_cluster(job, preflight="validate"))
+        eventually(lambda: step_of(running, killed) >= 5, seconds=120, what="a checkpoint")
+        running.kill("worker")
+        (orphan,) = (found["id"] for found in appliance.jobs() if found["phase"] == "RUNNING")
+        appliance.set(step_seconds_real=0.0)
+        running.start("worker")
+        ended = running.await_end(killed)
+        assert ended["status"] == "succeeded", ended["message"]
+        assert ended["stages"][0]["name"] == "preflight"
+        assert [words[2] for words in appliance.calls("cancel", "job")] == [orphan]
+        assert any("was left over by an earlier client" in message for message in messages(running, killed))
+        assert "compile" in {found["kind"] for found in appliance.jobs(**{"regraft-stage": "preflight"})}
+
+        # A day in the queue, longer than a lease and than a stage may be silent.
+        appliance.set(step_seconds_real=0.3, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 12)
+        moved = running.submit(on_cluster(job))
+        eventually(lambda: step_of(running, moved) >= 5, seconds=120, what="a checkpoint")
+        appliance.set(step_seconds_real=1.0)  # so that it does not end before it is told
+        running.client.act(moved, "pause")
+        eventually(lambda: running.client.get_job(moved)["status"] == "paused", seconds=60, what="the pause")
+        assert 5 < step_of(running, moved) < 15
+        running.client.act(moved, "resume", body={"target": {"kind": "cpu"}})
+        train = running.stage(moved, "train")
+        assert (len(train["attempts"]), train["attempts"][0]["reason"]) == (1, "paused")
+        assert any("waits for the cluster, 1 of 1" in message for message in messages(running, moved))
+        on_both = running.await_end(moved)
+        assert on_both["status"] == "succeeded", on_both["message"]
+        assert any(message.startswith("handed over from cerebras to cpu") for message in messages(running, moved))
+
+        here = running.await_end(running.submit(job))
+        assert here["status"] == "succeeded", here["message"]
+        assert farthest(weights(here), weights(ended)) < 1e-5
+        assert farthest(weights(here), weights(on_both)) < 1e-5
+        assert all(found["phase"] in ("SUCCEEDED", "CANCELLED") for found in appliance.jobs())

@@ -1,0 +1,182 @@
+"""The chart agrees with the project (settings, commands, metrics, queries), and its documents with the chart."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from chart_rendering import CHART, SETS, Manifest, Rendered, rendered
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine, text
+from typer.main import get_command
+
+from helpers import key_for, spec
+from regraft import jobs as rules
+from regraft.cli import make_app
+from regraft.jobstore import Jobs
+from regraft.plan import queue_for
+from regraft.settings import Settings
+from regraft_api.app import create_app
+
+METRIC = re.compile(r"\bregraft_[a-z_]+")
+
+
+@cache
+def document() -> ModuleType:
+    """The program that writes the chart's documents; it lies beside the chart and belongs to no distribution."""
+    location = importlib.util.spec_from_file_location("chart_document", CHART.parent / "document.py")
+    assert location is not None
+    assert location.loader is not None
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_current() -> None:
+    assert (CHART / "README.md").read_text() == document().readme(), "run `python helm/document.py`"
+
+
+def test_the_schema_knows_the_settings_of_today() -> None:
+    assert (CHART / "values.schema.json").read_text() == document().schema(), "run `python helm/document.py`"
+
+
+def test_every_value_is_described() -> None:
+    text_ = (CHART / "values.yaml").read_text()
+    described = {".".join(path) for path, _ in document().described(text_)}
+    undescribed = [
+        path for path in leaves(yaml.safe_load(text_)) if not any(above in described for above in ways(path))
+    ]
+    assert undescribed == []
+
+
+def leaves(values: Manifest, path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, dict) and value:
+            yield from leaves(value, here)
+        else:
+            yield here
+
+
+def ways(path: str) -> Iterator[str]:
+    parts = path.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+def variables_of(found: Rendered) -> Iterator[str]:
+    for one in found.all("ConfigMap"):
+        yield from one["data"]
+    for _, pod in found.pods():
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            yield from (variable["name"] for variable in container.get("env", []))
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_variable_of_ours_is_a_setting(helm: str, values: str) -> None:
+    ours = {name for name in variables_of(rendered(helm, values)) if name.startswith("REGRAFT_")}
+    known = {f"REGRAFT_{name.upper()}" for name in Settings.model_fields}
+    assert len(ours) > 5
+    assert ours <= known
+
+
+def test_settings_of_the_config_map_are_accepted(helm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rendered(helm, "everything").one("ConfigMap", "rg")["data"].items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.lease_seconds, settings.max_body_bytes, settings.check_files) == (60, 1048576, True)
+    assert settings.storage_root == "file:///var/lib/regraft/storage"
+    assert settings.roots == (Path("/data"), Path("/models"))
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_argument_list_is_a_command(helm: str, values: str) -> None:
+    program = get_command(make_app())
+    for name, pod in rendered(helm, values).pods():
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            if "command" in container or "/regraft/" not in container["image"]:
+                continue
+            command = program
+            assert container["args"][0] == "regraft"
+            for word in container["args"][1:]:
+                command = getattr(command, "commands", {}).get(word, command)
+            assert not hasattr(command, "commands"), (name, container["args"])
+
+
+def test_version_of_the_chart_is_that_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    projects = [*CHART.parents[1].glob("*/pyproject.toml"), *CHART.parents[1].glob("services/*/pyproject.toml")]
+    versions = {re.search(r'^version = "(.*)"', path.read_text(), re.MULTILINE)[1] for path in projects}  # type: ignore[index]
+    assert versions == {chart["appVersion"]}
+
+
+def test_queues_that_are_scaled_on_exist() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    made = {queue_for(stage, spec(target={"kind": "cpu"})).replace("cpu", "{}") for stage in rules.NEEDS}
+    for pool in (values["dataprep"], *values["workers"].values()):
+        for queue in pool["queues"]:
+            stage, _, target = queue.partition(".")
+            assert (f"{stage}.{{}}" if target else stage) in made
+
+
+def served(settings: Settings) -> set[str]:
+    """Names of all series that the API tells Prometheus of, with whatever a kind of metric adds to its name."""
+    suffixes = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    with TestClient(create_app(settings)) as client:
+        client.get("/healthz")
+        answer = client.get("/metrics", headers=key_for(settings)).text
+    families = re.findall(r"^# TYPE (\w+) (\w+)$", answer, re.MULTILINE)
+    return {name + suffix for name, kind in families for suffix in suffixes.get(kind, [])}
+
+
+def expressions(found: Rendered) -> Iterator[str]:
+    for one in found.all("PrometheusRule"):
+        for group in one["spec"]["groups"]:
+            yield from (rule["expr"] for rule in group["rules"])
+    for one in found.all("ScaledObject"):
+        yield from (
+            trigger["metadata"]["query"] for trigger in one["spec"]["triggers"] if trigger["type"] == "prometheus"
+        )
+
+
+def test_every_metric_that_is_asked_for_is_served(helm: str, settings: Settings) -> None:
+    asked = {
+        name
+        for values in ("everything", "external")
+        for expression in expressions(rendered(helm, values))
+        for name in METRIC.findall(expression)
+    }
+    assert len(asked) >= 8
+    assert asked <= served(settings)
+    assert "regraft_queue_depth" not in served(settings)  # one that is asked for and not served would be found
+
+
+def test_alerts_say_what_to_do_and_look_at_this_release_only(helm: str) -> None:
+    for group in rendered(helm, "everything").one("PrometheusRule")["spec"]["groups"]:
+        assert len(group["rules"]) >= 8
+        for rule in group["rules"]:
+            assert rule["labels"]["severity"] in ("warning", "critical")
+            assert len(rule["annotations"]["description"]) > 40
+            assert rule["expr"].count('namespace="training"') == len(METRIC.findall(rule["expr"]))
+
+
+def test_the_query_of_the_autoscaler_counts_on_a_real_database(helm: str, engine: Engine) -> None:
+    def depth(values: str, name: str) -> int:
+        query = rendered(helm, values).one("ScaledObject", name)["spec"]["triggers"][0]["metadata"]["query"]
+        with engine.connect() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+
+    assert depth("everything", "rg-dataprep") == 0
+    for _ in range(3):
+        Jobs(engine).create(spec())
+    assert depth("everything", "rg-dataprep") == 3  # prepare is ready in each
+    assert depth("everything", "rg-worker-cpu") == 3  # and convert
+    assert depth("gpu", "regraft-worker-gpu") == 0
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE stages SET status = 'running' WHERE name = 'prepare'"))
+    assert depth("everything", "rg-dataprep") == 3  # what runs keeps its pod

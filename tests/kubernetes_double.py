@@ -1,0 +1,396 @@
+"""A stand-in for a Kubernetes API server and what stands behind it.
+
+An HTTP server that refuses objects which do not fit Kubernetes' own published schemas, keeps them, serves watches and
+logs, and runs the pods of Jobs as processes of this machine. There is no kubelet, scheduler or network in it: names of
+pods resolve to 127.0.0.1, and images are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kubernetes_validate
+
+from regraft.embedded import free_port
+
+VERSION = "1.31"
+TOKEN = "the-token-of-the-worker"
+NAMESPACE = "training"
+Json = dict[str, Any]
+_PLACES = re.compile(rf"/(?:apis/batch/v1|api/v1)/namespaces/{NAMESPACE}/(jobs|services|pods)(?:/([^/]+))?(/log)?$")
+
+
+class RefusalError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Pod:
+    """A process with its output in a file, every line after its time."""
+
+    def __init__(self, job: Json, index: int, folder: Path, port: int) -> None:
+        template, self.index = job["spec"]["template"], index
+        self.name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
+        self.labels = template["metadata"]["labels"]
+        self.log = folder / f"{self.name}.log"
+        self.reason = ""
+        (container,) = template["spec"]["containers"]
+        given = {entry["name"]: entry["value"] for entry in container["env"]}
+        given |= {"REGRAFT_MASTER": "127.0.0.1", "REGRAFT_MASTER_PORT": str(port), "JOB_COMPLETION_INDEX": str(index)}
+        given["REGRAFT_CACHE_FOLDER"] = str(folder / self.name)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("REGRAFT_")}
+        self.process = subprocess.Popen(
+            container["command"],
+            env={**kept, **given},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.log.touch()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def _write(self) -> None:
+        assert self.process.stdout is not None
+        with self.log.open("ab", buffering=0) as file, self.process.stdout as stream:
+            for line in stream:
+                now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+                file.write(f"{now} ".encode() + line)
+
+    @property
+    def phase(self) -> str:
+        code = self.process.poll()
+        if code is None or self._writer.is_alive():
+            return "Running"
+        return "Succeeded" if code == 0 and not self.reason else "Failed"
+
+    def kill(self) -> None:
+        """With all that it has started."""
+        for member in _session(self.process.pid):
+            os.kill(member, signal.SIGKILL)
+        self.process.wait()
+        self._writer.join()
+
+    def shown(self) -> Json:
+        ended = self.phase in ("Succeeded", "Failed")
+        code = self.process.returncode
+        state: Json = {"running": {}}
+        if ended:
+            state = {
+                "terminated": {
+                    "exitCode": code if code >= 0 else 128 - code,
+                    "reason": "Error" if code else "Completed",
+                }
+            }
+        status: Json = {"phase": self.phase, "containerStatuses": [{"name": "regraft", "state": state}]}
+        if self.reason:
+            lost = {"type": "DisruptionTarget", "status": "True", "reason": self.reason, "message": "node is lost"}
+            status["conditions"] = [lost]
+        annotations = {"batch.kubernetes.io/job-completion-index": str(self.index)}
+        return {"metadata": {"name": self.name, "labels": self.labels, "annotations": annotations}, "status": status}
+
+
+def _session(leader: int) -> list[int]:
+    """Every process of a session: what torchrun starts has groups of its own, and the same session or a child's."""
+    found, parents = [leader], {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+class Double:
+    """The server's state, and the controllers' work, done by one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: dict[str, Json] = {}
+        self.services: dict[str, Json] = {}
+        self.pods: dict[str, list[Pod]] = {}
+        self.created: list[Json] = []
+        self.out_of_order = False
+        """Answers nothing, as an API server that is being replaced."""
+        self.requests: list[tuple[str, str]] = []
+        self.lock = threading.RLock()
+        self._version = 0
+        self._watches: list[queue.Queue[Json]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._control, daemon=True)
+        self._thread.start()
+
+    def lose_node(self, index: int) -> None:
+        """A pod is gone with its machine."""
+        (pods,) = self.pods.values()
+        pods[index].reason = "DeletionByTaintManager"
+        pods[index].kill()
+
+    def admit(self) -> None:
+        """What Kueue does: the queue has room."""
+        for job in self.jobs.values():
+            job["spec"]["suspend"] = False
+            self.changed(job)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        for pods in self.pods.values():
+            for pod in pods:
+                pod.kill()
+
+    def changed(self, job: Json, kind: str = "MODIFIED") -> None:
+        with self.lock:
+            self._version += 1
+            job["metadata"]["resourceVersion"] = str(self._version)
+            for watch in self._watches:
+                watch.put({"type": kind, "object": json.loads(json.dumps(job))})
+
+    def create(self, kind: str, body: Json) -> Json:
+        try:
+            kubernetes_validate.validate(body, VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            raise RefusalError(422, str(error.message)) from error
+        store = self.jobs if kind == "jobs" else self.services
+        name = body["metadata"]["name"]
+        with self.lock:
+            if name in store:
+                raise RefusalError(409, "it exists")
+            body["metadata"]["uid"] = str(uuid.uuid4())
+            store[name] = body
+            self.created.append(json.loads(json.dumps(body)))
+            if kind == "jobs":
+                self.changed(body, "ADDED")
+        return body
+
+    def patch(self, name: str, body: Json) -> Json:
+        with self.lock:
+            job = self._job(name)
+            metadata, change = job["metadata"], body["metadata"]
+            for guard in ("uid", "resourceVersion"):
+                if change.pop(guard, metadata[guard]) != metadata[guard]:
+                    raise RefusalError(409, f"the {guard} is another")
+            for part, values in change.items():
+                metadata.setdefault(part, {}).update(values)
+            self.changed(job)
+            return job
+
+    def delete(self, name: str, options: Json) -> Json:
+        with self.lock:
+            job = self._job(name)
+            if options["preconditions"]["uid"] != job["metadata"]["uid"]:
+                raise RefusalError(409, "the uid is another")
+            assert options["propagationPolicy"] == "Foreground"
+            job["metadata"]["deletionTimestamp"] = "now"
+            self.changed(job)
+            for pod in self.pods.get(name, ()):
+                if pod.process.poll() is None:
+                    pod.process.terminate()
+            return job
+
+    def watch(self, name: str, seconds: float) -> Iterator[Json]:
+        mine: queue.Queue[Json] = queue.Queue()
+        with self.lock:
+            self._watches.append(mine)
+        try:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline and not self.out_of_order:
+                try:
+                    event = mine.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if event["object"]["metadata"]["name"] == name:
+                    yield event
+        finally:
+            self._watches.remove(mine)
+
+    def pod(self, name: str) -> Pod:
+        for pods in self.pods.values():
+            for pod in pods:
+                if pod.name == name:
+                    return pod
+        raise RefusalError(404, "there is no such pod")
+
+    def _job(self, name: str) -> Json:
+        if name not in self.jobs:
+            raise RefusalError(404, "there is no such Job")
+        return self.jobs[name]
+
+    def _control(self) -> None:
+        while not self._stop.wait(0.1):
+            with self.lock:
+                for name, job in list(self.jobs.items()):
+                    self._reconcile(name, job)
+
+    def _reconcile(self, name: str, job: Json) -> None:
+        pods = self.pods.get(name)
+        if "deletionTimestamp" in job["metadata"]:
+            if all(pod.phase != "Running" for pod in pods or ()):
+                self.pods.pop(name, None)
+                del self.jobs[name]
+                owners = {key: value["metadata"]["ownerReferences"][0]["uid"] for key, value in self.services.items()}
+                for key in [key for key, owner in owners.items() if owner == job["metadata"]["uid"]]:
+                    del self.services[key]
+                self.changed(job, "DELETED")
+            return
+        if job["spec"]["suspend"] or job.get("status"):
+            return
+        if pods is None:
+            port = free_port()
+            self.pods[name] = [Pod(job, index, self.folder, port) for index in range(job["spec"]["completions"])]
+            return
+        phases = [pod.phase for pod in pods]
+        if "Failed" in phases:
+            assert job["spec"]["backoffLimit"] == 0
+            for pod in pods:
+                pod.kill()
+            self._end(job, "Failed")
+        elif set(phases) == {"Succeeded"}:
+            self._end(job, "Complete")
+
+    def _end(self, job: Json, kind: str) -> None:
+        job["status"] = {"conditions": [{"type": kind, "status": "True", "message": "as it ended"}]}
+        self.changed(job)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    double: Double
+
+    def do_GET(self) -> None:
+        self._answer("GET")
+
+    def do_POST(self) -> None:
+        self._answer("POST")
+
+    def do_PATCH(self) -> None:
+        self._answer("PATCH")
+
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def _answer(self, verb: str) -> None:
+        parts = urlsplit(self.path)
+        asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else {}
+        self.close_connection = True
+        if self.double.out_of_order:
+            return
+        try:
+            found = _PLACES.fullmatch(parts.path)
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                raise RefusalError(401, "who are you?")
+            if found is None:
+                raise RefusalError(403, "the service account may not do that")
+            kind, name = found[1], found[2]
+            self.double.requests.append((verb, kind + (found[3] or "")))
+            if found[3]:
+                self._stream(self._log(name, asked))
+            elif asked.get("watch"):
+                wanted = asked["fieldSelector"].removeprefix("metadata.name=")
+                events = self.double.watch(wanted, float(asked["timeoutSeconds"]))
+                self._stream(json.dumps(event).encode() + b"\n" for event in events)
+            else:
+                self._send(200, self._call(verb, kind, name, asked, body))
+        except RefusalError as refusal:
+            self._send(refusal.status, {"kind": "Status", "message": str(refusal)})
+
+    def _call(self, verb: str, kind: str, name: str | None, asked: dict[str, str], body: Json) -> Json:
+        double = self.double
+        if verb == "POST":
+            return double.create(kind, body)
+        if verb == "PATCH" and name:
+            return double.patch(name, body)
+        if verb == "DELETE" and name:
+            return double.delete(name, body)
+        with double.lock:
+            if name:
+                return double._job(name)
+            label, _, value = asked["labelSelector"].partition("=")
+            pods = [pod.shown() for pods in double.pods.values() for pod in pods]
+            items = list(double.jobs.values()) if kind == "jobs" else pods
+            return {"items": [item for item in items if item["metadata"]["labels"].get(label) == value]}
+
+    def _log(self, name: str, asked: dict[str, str]) -> Iterator[bytes]:
+        pod = self.double.pod(name)
+        since = asked.get("sinceTime", "")[:19]  # whole seconds, as the kubelet counts them
+        with pod.log.open("rb") as file:
+            rest = b""
+            while True:
+                running = pod.phase == "Running"
+                *lines, rest = (rest + file.read()).split(b"\n")
+                yield from (line + b"\n" for line in lines if line[:19].decode() >= since)
+                if not running or asked["follow"] != "true" or self.double.out_of_order:
+                    return
+                time.sleep(0.05)
+
+    def _send(self, status: int, body: Json) -> None:
+        with self.double.lock:
+            content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, chunks: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        try:
+            for chunk in chunks:
+                self.wfile.write(chunk)
+                self.wfile.flush()
+        except OSError:
+            pass  # who read it is gone
+
+
+@contextmanager
+def kubernetes_double(folder: Path) -> Iterator[tuple[Double, dict[str, str]]]:
+    """The double, and what a worker needs in its environment to use it."""
+    double = Double(folder)
+    handler = type("Handler", (_Handler,), {"double": double})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    serving.start()
+    account = folder / "account"
+    account.mkdir()
+    (account / "token").write_text(TOKEN)
+    (account / "namespace").write_text(NAMESPACE)
+    try:
+        yield (
+            double,
+            {
+                "REGRAFT_KUBERNETES_API": f"http://127.0.0.1:{server.server_port}",
+                "REGRAFT_KUBERNETES_ACCOUNT": str(account),
+            },
+        )
+    finally:
+        double.close()
+        server.shutdown()
+        server.server_close()
+        serving.join()

