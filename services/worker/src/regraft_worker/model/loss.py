@@ -27,6 +27,7 @@ from regraft_worker.model.projection import compute_dtype
 
 _CHUNK_ELEMENTS = 2**25  # logits of one chunk: 128 MiB in fp32
 _HALF_CHUNK_ELEMENTS = 2**27  # in half precision 256 MiB: each chunk's part of the head's gradient is rounded, and cast
+_EXACT = 80.0  # exp(-80) is a normal number of fp32, with all of its digits
 _BLOCK_ELEMENTS = 2**22  # of a softmax on a processor: 16 MiB, which its cache may hold
 
 Features = Mapping[str, Tensor]
@@ -151,7 +152,10 @@ def _head_pass(
         torch.mm(h[rows], w.t(), out=d)
         if b is not None:
             d += b
-        loss += (_to_gradient(d, labels[rows]) * mask[rows]).sum(dtype=torch.float64)
+        losses = _to_gradient(d, labels[rows])
+        if losses.device.type == "cpu":
+            _compute_again(losses, h[rows], w, b, labels[rows])
+        loss += (losses * mask[rows]).sum(dtype=torch.float64)
         torch.mm(d, w, out=d_hidden[rows])
         _accumulate(d_weight, partial, d, counted[rows], first=rows.start == 0)
         if d_bias is not None:
@@ -190,10 +194,26 @@ def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _softmax_in_place(x: Tensor, labels: Tensor) -> Tensor:
-    """`x` (C, V) becomes softmax(x) - one_hot(label); the cross entropy of each row."""
-    top, picked = x.amax(dim=-1), x.gather(-1, labels).squeeze(-1)
-    torch.softmax(x, dim=-1, out=x)
-    # The largest probability is exp(top) / Z and at least 1 / V: Z follows from it without loss and without a pass.
-    log_z = top - x.amax(dim=-1).log()
+    """`x` (C, V) becomes softmax(x) - one_hot(label); the cross entropy of each row.
+
+    On a processor it is read off the probability of the label, without two passes for maxima; where that is too small
+    for fp32, the cross entropy is beyond `_EXACT` (see `_compute_again`).
+    """
+    if x.device.type == "cpu":
+        torch.softmax(x, dim=-1, out=x)
+        losses = -x.gather(-1, labels).squeeze(-1).log()
+    else:
+        top, picked = x.amax(dim=-1), x.gather(-1, labels).squeeze(-1)
+        torch.softmax(x, dim=-1, out=x)
+        # The largest probability is exp(top) / Z and at least 1 / V: Z follows from it without loss and without a pass.
+        losses = top - x.amax(dim=-1).log() - picked
     x.scatter_add_(-1, labels, x.new_full(labels.shape, -1.0))
-    return log_z - picked
+    return losses
+
+
+def _compute_again(losses: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    """From the logits, the losses (C,) whose probability has lost digits; hardly ever there are any."""
+    lost = losses > _EXACT
+    if lost.any():
+        logits = F.linear(hidden[lost], weight, bias).float()
+        losses[lost] = F.cross_entropy(logits, labels[lost], reduction="none")
