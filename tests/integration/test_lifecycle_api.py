@@ -75,6 +75,29 @@ def test_a_key_that_was_used_for_another_request_is_refused(client: TestClient) 
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
+def test_an_equal_request_is_answered_though_its_checks_would_fail_by_now(settings: Settings, engine: Engine) -> None:
+    """Its worker is gone, and what was pinned has moved; each process of the API knows the workers of its own time."""
+    headers = {**key_for(settings), "Idempotency-Key": "k"}
+    processes = [create_app(settings.model_copy(update={"check_files": False})) for _ in range(2)]
+    with TestClient(processes[0], headers=headers) as client:
+        first = client.post("/jobs", json=JOB)
+        clone = client.post(f"/jobs/{first.json()['id']}/clone", json={}, headers={"Idempotency-Key": "k2"})
+    assert (first.status_code, clone.status_code) == (202, 202)
+    Workers(engine).seen("w", service="worker", version="1", queues=[], offers={"targets": {"gpu": {"devices": 1}}})
+    with TestClient(processes[1], headers=headers) as client:
+        assert client.post("/jobs", json=JOB, headers={"Idempotency-Key": "new"}).status_code == 422
+        for params in ({}, {"plan_hash": "0" * 64}):
+            again = client.post("/jobs", json=JOB, params=params)
+            assert (again.status_code, again.text) == (202, first.text)
+            assert again.headers["idempotent-replayed"] == "true"
+        url = f"/jobs/{first.json()['id']}/clone"
+        assert client.post(url, json={}, headers={"Idempotency-Key": "k2"}).text == clone.text
+        assert client.post("/jobs", json=JOB, params={"dry_run": True}).status_code == 422
+        other = client.post("/jobs", json={**JOB, "name": "other"})
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(Jobs(engine).find(limit=9)[0]) == 2
+
+
 def test_a_key_whose_request_is_still_worked_on_is_a_conflict(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
