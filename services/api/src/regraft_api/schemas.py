@@ -188,7 +188,7 @@ class EventView(View):
     stage: str | None
     level: str
     type: str
-    """`state` or `message`."""
+    """`state`, `message`, or `condition`: how a running stage stands, when that has changed."""
     message: str
     data: dict[str, Any] | None
     created_at: datetime
