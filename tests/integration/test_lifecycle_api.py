@@ -319,3 +319,49 @@ def test_the_history_of_many_jobs_reads_in_pages_from_both_ends(client: TestClie
     assert ([job["id"] for job in before["data"]], before["has_more"]) == (ids[:2], False)
     assert client.get("/jobs", params={"after": ids[0], "before": ids[1]}).status_code == 422
     assert json.loads(client.get("/jobs", params={"after": "job-none"}).text)["errors"][0]["field"] == "after"
+
+
+FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], int, dict[str, str]]] = {
+    "query, by its form": (("GET", "/jobs"), {"params": {"limit": 0}}, 422, {"parameter": "limit"}),
+    "query, one of several": (("GET", "/jobs"), {"params": {"label": "x"}}, 422, {"parameter": "label"}),
+    "query, by the store": (("GET", "/jobs"), {"params": {"after": "none"}}, 422, {"parameter": "after"}),
+    "query, a conflict": (
+        ("POST", "/jobs"),
+        {"json": JOB, "params": {"plan_hash": "0" * 64}},
+        409,
+        {"parameter": "plan_hash"},
+    ),
+    "path": (("GET", "/jobs/none"), {}, 404, {"parameter": "job_id"}),
+    "path, by its form": (("GET", "/jobs/a b"), {}, 422, {"parameter": "job_id"}),
+    "header, by its form": (
+        ("POST", "/jobs"),
+        {"json": JOB, "headers": {"Idempotency-Key": "a b"}},
+        422,
+        {"header": "Idempotency-Key"},
+    ),
+    "header, by the store": (
+        ("PATCH", "/jobs/ID"),
+        {"json": {"labels": {}}, "headers": {"If-Match": '"v9"'}},
+        412,
+        {"header": "If-Match"},
+    ),
+    "body": (("POST", "/jobs"), {"json": {**JOB, "name": ""}}, 422, {"pointer": "#/name"}),
+    "body, a name with a slash": (
+        ("POST", "/jobs"),
+        {"json": {**JOB, "labels": {"a/~b": 1}}},
+        422,
+        {"pointer": "#/labels/a~1~0b"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_whatever_is_wrong_its_place_in_the_request_is_named(client: TestClient, case: str) -> None:
+    (method, path), sent, status, place = FAULTS[case]
+    job_id = client.post("/jobs", json=JOB).json()["id"]
+    answer = client.request(method, path.replace("ID", job_id), **sent)
+    assert answer.status_code == status, answer.text
+    (found,) = answer.json()["errors"]
+    assert {name: found[name] for name in ("pointer", "parameter", "header") if name in found} == place
+    assert found["field"].split(".")[0] == next(iter(place.values())).removeprefix("#/").split("/")[0]
+    assert "value" in found and found["message"]
