@@ -375,7 +375,12 @@ FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], int, dict[str, str]]] =
         412,
         {"header": "If-Match"},
     ),
-    "body": (("POST", "/jobs"), {"json": {**JOB, "name": ""}}, 422, {"pointer": "#/name"}),
+    "body": (
+        ("POST", "/jobs"),
+        {"json": {**JOB, "target": {"kind": "cpu", "devices": 0}}},
+        422,
+        {"pointer": "#/target/devices"},
+    ),
     "body, a name with a slash": (
         ("POST", "/jobs"),
         {"json": {**JOB, "labels": {"a/~b": 1}}},
