@@ -94,6 +94,7 @@ class Told:
 
     def _trained(self, step: int, told: Step) -> None:
         self.step, self.begun = step, True
+        self._reached()
         metrics = {"train_loss": told.loss, "train_lr": self._schedule.rate(step - 1)}
         if told.rate is not None:
             metrics["tokens_per_second"] = told.rate * self._length
@@ -105,7 +106,13 @@ class Told:
             self.reports.append({"step": step, "metrics": finite, "tokens": self.tokens(step)})
             self._progress.step(step, finite, total=self._total, tokens=self.tokens(step))
 
+    def _reached(self) -> None:
+        """It reached the cluster after all: what it dies of later is something else."""
+        if self.failure is not None and self.failure.reason == UNREACHABLE:
+            self.failure = None
+
     def _taken(self, told: ApplianceJob) -> None:
+        self._reached()
         if told.job not in self.jobs:
             self.jobs[told.job] = told.mode
             what = f"the cluster has taken {told.job}" + (f" to {told.mode}" if told.mode else "")
