@@ -6,8 +6,6 @@ task by others, checks the same again before it writes a params file.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from regraft.errors import InvalidInputError
 from regraft.formats import Release, release_of
 from regraft.specs import CerebrasTargetSpec, JobSpec, TrainingSpec
@@ -79,7 +77,7 @@ def check_cluster(
     release: Release | None,
     num_csx: int,
     fp16_type: str | None,
-    precision_opt_level: Literal[0, 1, 2] | None,
+    precision_opt_level: int | None,
 ) -> None:
     """Refuse settings of the cluster that do not go with the training, or that the release has no key for.
 
