@@ -139,3 +139,42 @@ def test_the_name_follows_the_bytes(tmp_path: Path, tokenizer_dir: Path) -> None
     write(tmp_path / "c", windows(6, seed=2))
     one, same, other = (prepare(task(tmp_path / name, tokenizer_dir, tmp_path / name / "out")) for name in "abc")
     assert one.address == same.address != other.address
+
+
+def test_the_name_follows_what_the_rows_are_taken_for(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """The same bytes: as they are, with an inverted mask, and with two rows the other way round."""
+    block = windows(10, rows=5)
+    block[:, 1] = np.random.default_rng(0).integers(0, 2, (10, M))
+    block[:, 3], block[:, 4] = np.arange(M)[::-1], np.arange(M)
+    swapped = ["input_ids", "attention_mask", "labels", "position_ids", "attention_span"]
+    addresses = set()
+    for params in ({}, {"dataset": {"inverted_mask": True}}, {"features": swapped}):
+        write(tmp_path / "other", block, params=params)
+        result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+        expected = block[:9, [0, 1, 2, 4, 3]] if "features" in params else block[:9].copy()
+        expected[:, 1] = 1 - expected[:, 1] if "dataset" in params else expected[:, 1]
+        np.testing.assert_array_equal(read(result.uri, "train"), expected)
+        addresses.add(result.address)
+    assert len(addresses) == 3
+
+
+def test_the_name_follows_which_files_are_held_out_and_their_order(tmp_path: Path, tokenizer_dir: Path) -> None:
+    one, two = windows(4), windows(4, seed=1)
+    cases = {  # in the order of their paths all of these have the same bytes
+        "a": {"eval/0": one, "train/0": two},
+        "b": {"train/0": one, "val/0": two},
+        "c": {"1": one, "2": two},
+        "d": {"10": one, "2": two},  # numbers count as numbers when the files are read
+    }
+    trained = {}
+    for case, files in cases.items():
+        for name, block in files.items():
+            path = tmp_path / case / f"{name}.h5"
+            write(path.parent, block, name=path.name)
+        result = prepare(task(tmp_path / case, tokenizer_dir, tmp_path / "out"))
+        assert not result.cached
+        trained[case] = read(result.uri, "train")
+    np.testing.assert_array_equal(trained["a"], two)
+    np.testing.assert_array_equal(trained["b"], one)
+    np.testing.assert_array_equal(trained["c"][:4], one)
+    np.testing.assert_array_equal(trained["d"][:4], two)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from regraft_dataprep.given import Given
 from regraft_dataprep.report import write_json
 
 SOURCE = "hdf5"
-ADOPT_VERSION = 1
+ADOPT_VERSION = 2
 """Part of the content address: raise it when the same files give another dataset."""
 
 _EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
@@ -44,9 +44,16 @@ class _Split:
     first: int
     last: int
     inverted: bool
+    sha256: str
+    """Of the digests of the dataset's files, in the order in which they are read."""
 
     def __len__(self) -> int:
         return self.last - self.first
+
+    @property
+    def determining(self) -> list[object]:
+        """All that decides which windows these are: the same bytes may be named, and read, in another way."""
+        return [self.sha256, self.dataset.order, self.inverted, self.first, self.last]
 
 
 class Adoption:
@@ -76,7 +83,7 @@ class Adoption:
             "adopt_version": ADOPT_VERSION,
             "source_sha256": self.inventory.sha256,
             "tokenizer_digest": self.encoder.digest,
-            "splits": {name: [split.first, split.last] for name, split in self.splits.items()},
+            "splits": {name: split.determining for name, split in self.splits.items()},
             **self.spec.model_dump(mode="json", include={"max_sequence_length", "examples_per_file"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -176,11 +183,8 @@ def _splits(spec: DatasetSpec) -> dict[str, _Split]:
         folders = [folders[0] / "train", inside]
     found = [_open(folder, spec) for folder in folders]
     if len(found) == 2:
-        return {
-            name: _Split(one, 0, len(one), inverted)
-            for name, (one, inverted) in zip(("train", "eval"), found, strict=True)
-        }
-    (dataset, inverted), count = found[0], len(found[0][0])
+        return dict(zip(("train", "eval"), found, strict=True))
+    given, count = found[0], len(found[0])
     if spec.validation.order == "hashed" or count < 2:
         raise InvalidInputError(
             "windows can be held out from the end of the files only, and there must be two",
@@ -190,8 +194,8 @@ def _splits(spec: DatasetSpec) -> dict[str, _Split]:
         )
     held_out = min(max(round(spec.validation.fraction * count), 1), count - 1)
     return {
-        "train": _Split(dataset, 0, count - held_out, inverted),
-        "eval": _Split(dataset, count - held_out, count, inverted),
+        "train": replace(given, last=count - held_out),
+        "eval": replace(given, first=count - held_out),
     }
 
 
@@ -218,8 +222,8 @@ def _folder(uri: str, field: str) -> Path:
     return folder
 
 
-def _open(folder: Path, spec: DatasetSpec) -> tuple[Dataset, bool]:
-    """The dataset, and whether its mask is inverted."""
+def _open(folder: Path, spec: DatasetSpec) -> _Split:
+    """All windows of a folder."""
     dataset = Dataset(folder, max_sequence_length=spec.max_sequence_length)
     if dataset.max_sequence_length != spec.max_sequence_length:
         raise InvalidInputError(
@@ -230,4 +234,14 @@ def _open(folder: Path, spec: DatasetSpec) -> tuple[Dataset, bool]:
         )
     params = folder / "data_params.json"
     content = json.loads(params.read_bytes()) if params.is_file() else {}
-    return dataset, bool(content.get("dataset", {}).get("inverted_mask", False))
+    inverted = bool(content.get("dataset", {}).get("inverted_mask", False))
+    return _Split(dataset, 0, len(dataset), inverted, _digest(dataset))
+
+
+def _digest(dataset: Dataset) -> str:
+    """A pass over the files beside the corpus's own, which does not say what lies in which folder."""
+    digests = []
+    for shard in dataset.shards:
+        with shard.path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
