@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,40 @@ def test_rows_of_document_boundaries_are_kept(tmp_path: Path, tokenizer_dir: Pat
     write(tmp_path / "other", block)
     result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.2}))
     np.testing.assert_array_equal(read(result.uri, "train"), block[:4])
+
+
+@pytest.mark.parametrize(
+    ("params", "ids"),
+    [
+        ({}, {"eos_id": 0}),
+        ([], {"eos_id": 0}),
+        ({"dataset": None, "processing": 3}, {"eos_id": 0}),
+        ({"eos_id": 5, "pad_id": 6}, {"eos_id": 5, "pad_id": 6}),
+        ({"processing": {"eos_id": 5, "pad_id": None}, "post-process": {"pad_id": 7}}, {"eos_id": 5, "pad_id": 7}),
+    ],
+)
+def test_the_side_files_have_the_ids_that_are_known(
+    params: Any, ids: dict[str, int], tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    write(tmp_path / "other", windows(10), params=params)
+    result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    for split, count in (("train", 9), ("eval", 1)):
+        written = json.loads((local_path(result.uri) / split / "data_params.json").read_text())
+        assert written["post-process"] == {"n_examples": count, "vocab_size": 512, **ids}
+
+
+def test_a_full_disk_is_an_error_before_hdf5_meets_it(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "other", windows(6))
+    status = os.statvfs(tmp_path)
+    values = list(status)
+    values[4] = 2**20 // status.f_frsize  # f_bavail: one MiB
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    assert caught.value.errno == errno.ENOSPC
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json"]
 
 
 def spoilt(change: str) -> npt.NDArray[Any]:

@@ -22,11 +22,12 @@ import numpy as np
 
 from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Dataset, Windows, validate_shard
-from regraft.hdf5_chunks import append, create_dataset, windows_per_chunk
+from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windows_per_chunk
 from regraft.specs.dataset import DatasetSpec, PackingSpec
 from regraft.storage import Draft, local_path, publish
 from regraft_dataprep.given import Given
 from regraft_dataprep.report import write_json
+from regraft_dataprep.shards import check_space
 
 SOURCE = "hdf5"
 ADOPT_VERSION = 2
@@ -46,6 +47,8 @@ class _Split:
     inverted: bool
     sha256: str
     """Of the digests of the dataset's files, in the order in which they are read."""
+    special_ids: dict[str, int]
+    """`eos_id` and `pad_id`, as far as its data_params.json has them: no window tells them."""
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -53,7 +56,7 @@ class _Split:
     @property
     def determining(self) -> list[object]:
         """All that decides which windows these are: the same bytes may be named, and read, in another way."""
-        return [self.sha256, self.dataset.order, self.inverted, self.first, self.last]
+        return [self.sha256, self.dataset.order, self.inverted, self.special_ids, self.first, self.last]
 
 
 class Adoption:
@@ -72,6 +75,7 @@ class Adoption:
         Raises:
             InvalidDataError: a window is not what it should be.
             InterruptedStageError: asked to stop; nothing is left behind.
+        OSError: ENOSPC, no space is left.
         """
         with publish(folder, kind="dataset") as draft:
             labels = {name: self._write_split(draft.folder / name, split) for name, split in self.splits.items()}
@@ -117,10 +121,17 @@ class Adoption:
         for number, first in enumerate(range(split.first, split.last, step)):
             path = folder / f"examples_{number}_0.h5"
             labels += self._write_file(path, split, first, min(first + step, split.last))
-        rows = {"features": list(split.dataset.features), "setup": {"source": SOURCE}}
-        content = {**rows, "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels}}
-        write_json(folder / "data_params.json", content)
+        write_json(folder / "data_params.json", self._data_params(split, labels))
         return labels
+
+    def _data_params(self, split: _Split, labels: int) -> dict[str, Any]:
+        ids = {"eos_id": self.encoder.eos_id, **split.special_ids}
+        return {
+            "features": list(split.dataset.features),
+            "setup": {"source": SOURCE},
+            "post-process": {"n_examples": len(split), **ids, "vocab_size": self.encoder.vocab_size},
+            "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels},
+        }
 
     def _write_file(self, path: Path, split: _Split, first: int, last: int) -> int:
         length, rows = self.spec.max_sequence_length, len(split.dataset.features)
@@ -128,7 +139,9 @@ class Adoption:
             per_chunk = windows_per_chunk(length, rows=rows)
             data = create_dataset(file, max_sequence_length=length, rows=rows, per_chunk=per_chunk)
             for block in self._blocks(split, first, last, per_chunk):
-                append(data, block)
+                chunks = list(deflated(block, per_chunk=per_chunk))
+                check_space(path, sum(map(len, chunks)))
+                append_deflated(data, chunks, windows=len(block))
                 self.progress.step(data.shape[0], {}, total=last - first)
             file.attrs[COUNT] = data.shape[0]
         return validate_shard(path, max_sequence_length=length, vocab_size=self.encoder.vocab_size, rows=rows)
@@ -233,9 +246,20 @@ def _open(folder: Path, spec: DatasetSpec) -> _Split:
             remedy=f"Set it to {dataset.max_sequence_length}.",
         )
     params = folder / "data_params.json"
-    content = json.loads(params.read_bytes()) if params.is_file() else {}
-    inverted = bool(content.get("dataset", {}).get("inverted_mask", False))
-    return _Split(dataset, 0, len(dataset), inverted, _digest(dataset))
+    content = _object(json.loads(params.read_bytes())) if params.is_file() else {}
+    inverted = bool(_object(content.get("dataset")).get("inverted_mask", False))
+    return _Split(dataset, 0, len(dataset), inverted, _digest(dataset), _special_ids(content))
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _special_ids(params: dict[str, Any]) -> dict[str, int]:
+    """Where the tools have them: in a section, or beside the sections."""
+    places = [params, _object(params.get("processing")), _object(params.get("post-process"))]
+    found = {name: place[name] for place in places for name in ("eos_id", "pad_id") if name in place}
+    return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
 def _digest(dataset: Dataset) -> str:
