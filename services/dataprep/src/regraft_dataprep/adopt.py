@@ -26,7 +26,7 @@ from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windo
 from regraft.specs.dataset import DatasetSpec, PackingSpec
 from regraft.storage import Draft, local_path, publish
 from regraft_dataprep.given import Given
-from regraft_dataprep.report import write_json
+from regraft_dataprep.report import implied_epochs, write_json
 from regraft_dataprep.shards import check_space
 
 SOURCE = "hdf5"
@@ -97,6 +97,7 @@ class Adoption:
             "source": SOURCE,
             "source_sha256": self.inventory.sha256,
             "source_bytes": self.inventory.bytes,
+            "epochs": implied_epochs(self.task.planned_windows, len(self.splits["train"])),
             "splits": {name: self._facts(split, labels[name]) for name, split in self.splits.items()},
         }
         write_json(draft.folder / "corpus_report.json", report)

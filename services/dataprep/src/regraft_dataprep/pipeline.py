@@ -39,7 +39,14 @@ from regraft_dataprep.given import Given
 from regraft_dataprep.hands import Hands
 from regraft_dataprep.limits import check_limits, limits_of
 from regraft_dataprep.progress import Reporter
-from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, load_for_reports, write_reports
+from regraft_dataprep.report import (
+    FORMAT_VERSION,
+    announce,
+    corpus_report,
+    implied_epochs,
+    load_for_reports,
+    write_reports,
+)
 from regraft_dataprep.requirements import check_requirements
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
@@ -190,7 +197,7 @@ class _Preparation:
     def _decide(self, units: Units) -> tuple[Gathered, dict[str, Any]]:
         """What becomes of the documents, and the report on the corpus, which must be what is required."""
         gathered = Gathered(units, self.inventory)
-        report = corpus_report(gathered)
+        report = corpus_report(gathered, planned_windows=self.task.planned_windows)
         announce(gathered, report, self.progress)
         check_requirements(self.spec.require, report)
         if not units.work.is_done(PLAN):  # one of an earlier run is the same
@@ -251,9 +258,7 @@ def _result(folder: Path, task: PrepareTask, *, cached: bool) -> PrepareResult:
             remedy="Delete the folder; it will be made again.",
             reason="corrupt_artifact",
         ) from error
-    if task.planned_windows is None:
-        return result
-    return result.model_copy(update={"epochs": round(task.planned_windows / result.train_examples, 4)})
+    return result.model_copy(update={"epochs": implied_epochs(task.planned_windows, result.train_examples)})
 
 
 def _announced(result: PrepareResult, progress: Progress) -> PrepareResult:

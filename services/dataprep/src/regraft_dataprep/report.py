@@ -2,8 +2,9 @@
 
 `data_params.json` in each split's folder has the sections and key names of the Cerebras Model Zoo's HDF5 tools, which
 their readers look into. `corpus_report.json` beside the splits says what became of the corpus, `corpus_report.html`
-shows it. None has a path or a time in it: equal inputs give equal bytes (files are named where a record of theirs is
-bad, within the corpus). Not for run provenance, which is the manifest's.
+shows it. None has a path or a time in it: equal inputs give equal bytes, but for the epochs, which are those of the job
+that the dataset was made for (files are named where a record of theirs is bad, within the corpus). Not for run
+provenance, which is the manifest's.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ def load_for_reports() -> None:
     languages(["Which language is this text in? It is long enough to be guessed at."])
 
 
-def corpus_report(gathered: Gathered) -> dict[str, Any]:
-    """The content of `corpus_report.json`."""
+def implied_epochs(planned_windows: int | None, train_examples: int) -> float | None:
+    """How often a job that reads so many windows reads each training window; None: not known."""
+    return None if planned_windows is None else round(planned_windows / train_examples, 4)
+
+
+def corpus_report(gathered: Gathered, *, planned_windows: int | None = None) -> dict[str, Any]:
+    """The content of `corpus_report.json`; `planned_windows` as in the task that makes the dataset."""
     spec, decision = gathered.spec, gathered.decision
     texts = {name: _sample(gathered, name) for name in SPLITS}
     return {
@@ -55,6 +61,7 @@ def corpus_report(gathered: Gathered) -> dict[str, Any]:
         "languages": languages([text for text, _ in texts["train"]]),
         "held_out_like_trained": decision.moved,
         "overlap": gathered.overlap,
+        "epochs": implied_epochs(planned_windows, gathered.splits["train"].windows),
         "splits": {name: _split(gathered, name, texts[name]) for name in SPLITS},
     }
 
