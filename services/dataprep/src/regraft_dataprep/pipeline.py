@@ -43,6 +43,7 @@ from regraft_dataprep.report import (
     FORMAT_VERSION,
     announce,
     corpus_report,
+    effective,
     implied_epochs,
     load_for_reports,
     write_reports,
@@ -117,7 +118,7 @@ def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: 
         "source_sha256": source_sha256,
         "tokenizer_digest": tokenizer_digest,
         # Where the files lie is not part of it: what they hold is.
-        **spec.model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
+        **effective(spec).model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
         "apart": spec.validation.uri is not None,
         # Without defaults: an option that is new leaves the names of older datasets as they are.
         **spec.reading.model_dump(mode="json", exclude={"max_bad_records"}, exclude_defaults=True),

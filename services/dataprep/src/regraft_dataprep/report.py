@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.ports import Progress
+from regraft.specs.dataset import DatasetSpec, PackingSpec, ValidationSpec
 from regraft_dataprep.clean import CLEANING_VERSION
 from regraft_dataprep.cleaning import name_of
 from regraft_dataprep.gathered import BAD_SHOWN, EXAMPLES, Gathered
@@ -24,7 +25,7 @@ from regraft_dataprep.stats import SAMPLE_TOKENS, evenly_spaced, languages, leng
 from regraft_dataprep.units import SPLITS
 from regraft_dataprep.windows import FEATURES
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of what a dataset folder holds. Part of the content address."""
 
 
@@ -33,6 +34,16 @@ def load_for_reports() -> None:
     import pyarrow.parquet  # noqa: F401
 
     languages(["Which language is this text in? It is long enough to be guessed at."])
+
+
+def effective(spec: DatasetSpec) -> DatasetSpec:
+    """With their defaults for options that change nothing beside the others: they are in no address and no report."""
+    validation, packing = spec.validation, spec.packing
+    if validation.uri is not None:
+        validation = ValidationSpec(uri=validation.uri, near_duplicates=validation.near_duplicates)
+    if not packing.short_seq_prob:
+        packing = packing.model_copy(update={"seed": PackingSpec().seed})
+    return spec.model_copy(update={"validation": validation, "packing": packing})
 
 
 def implied_epochs(planned_windows: int | None, train_examples: int) -> float | None:
@@ -129,7 +140,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _processing(gathered: Gathered) -> dict[str, Any]:
-    spec, encoder = gathered.spec, gathered.encoder
+    spec, encoder = effective(gathered.spec), gathered.encoder
     return {
         "tokenizer_type": "HuggingFaceTokenizer",
         "tokenizer_digest": encoder.digest,
@@ -146,10 +157,10 @@ def _processing(gathered: Gathered) -> dict[str, Any]:
 
 
 def _dataset(gathered: Gathered, split: str) -> dict[str, Any]:
-    spec = gathered.spec
+    spec = effective(gathered.spec)
     return {
         "split": split,
-        "validation_fraction": spec.validation.fraction,
+        "validation_fraction": None if spec.validation.uri else spec.validation.fraction,
         "validation_order": "files" if spec.validation.uri else spec.validation.order,
         "cleaning_version": CLEANING_VERSION,
         "use_ftfy": "fix_text" in spec.cleaning,
