@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,10 +236,12 @@ def test_a_file_with_one_other_bit_is_not_kept(
         with open_container(path) as container:
             tensors = {name: lazy.whole().clone() for name, lazy in container.tensors.items()}
         names[:] = sorted(name for name in tensors if "transformer_decoder.norm" not in name)  # stored once, as ln_f
-        content, wanted = bytearray(path.read_bytes()), tensors[names[number]].numpy().tobytes()
+        content, wanted = path.read_bytes(), tensors[names[number]].numpy().tobytes()
         assert content.count(wanted) == 1
-        content[content.index(wanted) + len(wanted) - 4] ^= 1  # the lowest bit of the last value
-        path.write_bytes(content)
+        other = wanted[:-4] + bytes([wanted[-4] ^ 1]) + wanted[-3:]  # the lowest bit of the last value
+        # With the checksum of what is there now: it is the proof that has to find it.
+        crcs = [zlib.crc32(values).to_bytes(4, "little") for values in (wanted, other)]
+        path.write_bytes(content.replace(wanted, other).replace(*crcs))
 
     monkeypatch.setattr(transfer_making, "write_once", flipped)
     number = 0
@@ -248,6 +251,20 @@ def test_a_file_with_one_other_bit_is_not_kept(
         assert list((tmp_path / "out").iterdir()) == []
         assert caught.value.reason == "conversion_not_exact"
         number += 1
+
+
+def test_a_source_with_one_other_byte_is_refused(tmp_path: Path) -> None:
+    base = sample(tmp_path / "base")
+    to_bin(base)
+    path = base / "pytorch_model.bin"
+    content, values = bytearray(path.read_bytes()), hf_state(path)["transformer.h.1.mlp.fc_in.weight"].numpy().tobytes()
+    assert content.count(values) == 1
+    content[content.index(values) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InvalidDataError, match="the checksum is another one") as caught:
+        convert(base, "hf", "cs-1.8", tmp_path / "out")
+    assert caught.value.reason == "unreadable_checkpoint"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_leftovers_of_a_killed_conversion_of_a_config_are_removed(tmp_path: Path) -> None:
