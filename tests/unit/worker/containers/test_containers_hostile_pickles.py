@@ -26,6 +26,7 @@ from container_files import (
 
 from regraft.errors import InvalidDataError
 from regraft_worker.conversion.containers import open_container
+from regraft_worker.conversion.lazy import Lazy
 
 MARK = "code-was-run"
 
@@ -206,7 +207,7 @@ def test_a_flipped_byte_in_a_zip_changes_nothing_or_is_refused(tmp_path: Path) -
         if container is not None:
             with container:
                 assert container.values == {"step": 5}
-                assert torch.equal(container.tensors["model.weight"].whole(), tensor)
+                assert values_or_refused(container.tensors["model.weight"]) in (tensor.tolist(), None)
 
 
 def test_every_flipped_byte_of_the_values_in_a_zip_is_refused(tmp_path: Path) -> None:
@@ -226,6 +227,15 @@ def test_every_flipped_byte_of_the_values_in_a_zip_is_refused(tmp_path: Path) ->
                     container.tensors[name].read_rows(0, 1)
                 assert caught.value.reason == "unreadable_checkpoint"
             assert torch.equal(container.tensors["other"].whole(), torch.ones(3))
+
+
+def values_or_refused(lazy: Lazy) -> object:
+    """None when they are refused as damaged."""
+    try:
+        return lazy.whole().tolist()
+    except InvalidDataError as error:
+        assert error.reason == "unreadable_checkpoint"
+        return None
 
 
 def flipped(whole: bytes, place: int) -> bytes:
