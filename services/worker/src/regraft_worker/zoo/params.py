@@ -49,11 +49,17 @@ class Params:
     train: Reader | None
     scored: tuple[Reader, ...]
     control: Control
+    hdf5: bool
+    """Whether checkpoints are HDF5 of format 0.5, which no release before 2.6 reads; else torch files."""
     notes: list[str]
 
 
-def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, object]) -> Params:
+def read_params(
+    path: Path, *, mode: Mode, device: str, given: Mapping[str, object], checkpoint_format: str | None = None
+) -> Params:
     """Read a params file for a run; `given` are keys of `runconfig` from the command line.
+
+    `checkpoint_format` is `torch` or `hdf5`, null for what the file's releases write.
 
     Raises:
         InvalidInputError: the file cannot be read, or asks for what is unknown or not offered.
@@ -87,8 +93,28 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
         train=train,
         scored=scored,
         control=control,
+        hdf5=_is_hdf5(checkpoint_format, era, section_of(flat, "model")),
         notes=notes,
     )
+
+
+def _is_hdf5(asked: str | None, era: Era, model: Section) -> bool:
+    """The trainer form does not say its release; only that of 2.3 has models without a name."""
+    if asked not in (None, "torch", "hdf5"):
+        raise InvalidInputError(
+            "no such format",
+            field="--checkpoint_format",
+            value=asked,
+            remedy="Use torch (all releases) or hdf5 (2.6+).",
+        )
+    if asked == "hdf5" and era != "2.10":
+        raise InvalidInputError(
+            "is read by no release that takes a flat params file",
+            field="--checkpoint_format",
+            value=asked,
+            remedy="Leave the flag out, or use torch.",
+        )
+    return era == "2.10" and (asked == "hdf5" if asked else "name" in model)
 
 
 def _content(path: Path) -> tuple[str, dict[str, Any]]:

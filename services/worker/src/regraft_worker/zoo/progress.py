@@ -98,6 +98,7 @@ class TrainProgress(RunProgress):
                 map_style=self.reader.map_style,
                 shuffle=self.training.shuffle,
             ),
+            hdf5=self.params.hdf5,
         )
         self.saved.append(path)
         if self.params.era != "1.8":

@@ -54,10 +54,12 @@ def run(
     given: Mapping[str, object],
     model_dir: Path | None = None,
     level: str | None = None,
+    checkpoint_format: str | None = None,
 ) -> None:
     """Do what `regraft run` was asked for; `device` is the kind of a target, `given` are keys of `runconfig`.
 
-    `model_dir` and `level` of logging are the params file's unless given.
+    `model_dir` and `level` of logging are the params file's unless given; `checkpoint_format` is `torch` or `hdf5`,
+    null for what the file's releases write.
 
     Raises:
         InvalidInputError: the params file, the flags or the inputs do not go together.
@@ -66,7 +68,7 @@ def run(
     """
     _check_alone()
     target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
-    read = read_params(params, mode=mode, device=device, given=given)
+    read = read_params(params, mode=mode, device=device, given=given, checkpoint_format=checkpoint_format)
     model_dir = model_dir or Path(read.control.model_dir)
     level = level or read.control.logging
     with run_log(model_dir, era=read.era, mode=mode, level=level, params=read.text) as logger:
