@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
+from regraft.specs.monitoring import OWN_SET
 from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.loop import train
@@ -87,10 +88,10 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
         data = link_train(work / "data", reader)
         with Dataset(work / "data" / "train", max_sequence_length=reader.stream_length) as dataset:
             windows = len(dataset)
-        if params.scored:
-            link_eval(work / "data", params.scored[0], eval_steps=params.control.eval_steps)
+        batches = _link_scored(work, params)
         start = found.step if found else 0
-        training = _training(params, data, start=start, windows=windows)
+        sets = {name: str(work / name) for name in batches if name != OWN_SET}
+        training = _training(params, data, start=start, windows=windows, sets=sets)
         if found and found.trained:
             check_position(found, batch_size=training.batch_size, seed=training.seed, shuffle=training.shuffle)
         task = TrainTask(
@@ -100,13 +101,24 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
             target=TargetSpec(kind=device),
             output_uri=str(work / "run"),
         )
-        progress = TrainProgress(logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir)
+        progress = TrainProgress(
+            logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir, batches=batches
+        )
         _lay_out(work, found, params, task, progress, windows=windows)
         try:
             _go(task, progress, start=start)
         finally:
             _keep_events(work / "run" / "tensorboard", model_dir / "train")
     logger.info(done_line("Training", era=params.era))
+
+
+def _link_scored(work: Path, params: Params) -> dict[str, int]:
+    """The sets to score while training, the first one beside the training windows; batches of each by its name."""
+    found = {}
+    for place, reader in enumerate(params.scored):
+        name, folder = (f"eval_{place}", work / f"eval_{place}") if place else (OWN_SET, work / "data")
+        found[name] = link_eval(folder, reader, eval_steps=params.control.eval_steps)
+    return found
 
 
 def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
@@ -131,7 +143,9 @@ def _keep_events(made: Path, kept: Path) -> None:
         shutil.move(file, kept / file.name)
 
 
-def _training(params: Params, data: Mapping[str, object], *, start: int, windows: int) -> TrainingSpec:
+def _training(
+    params: Params, data: Mapping[str, object], *, start: int, windows: int, sets: Mapping[str, str]
+) -> TrainingSpec:
     control = params.control
     batch_size = params.training["batch_size"]
     assert isinstance(batch_size, int), "read from the params file"
@@ -141,7 +155,8 @@ def _training(params: Params, data: Mapping[str, object], *, start: int, windows
     # Lines and files come in the order of the steps, as there: nothing is written while training goes on.
     found["checkpoint"] = {"every_steps": every, "keep_last": 2, "background": False}
     if params.scored:
-        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end), "at_start": False}
+        every = min(control.eval_frequency or end, end)
+        found["evaluate"] = {"every_steps": every, "at_start": False, "sets": sets}
     try:
         return TrainingSpec.model_validate(found)
     except ValidationError as error:
