@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -228,34 +227,6 @@ def test_training_with_scores_and_scoring_agree(tmp_path: Path) -> None:
         file["data"] = first
     run(tmp_path / "out", params, mode="eval")
     assert [line for line in log(tmp_path / "out") if "Avg Eval. Loss" in line] == [short]
-
-
-def test_every_validation_set_is_scored_while_training_with_its_batches(tmp_path: Path) -> None:
-    rows = _two_folders(tmp_path)
-    params = _trainer(tmp_path, {}, {})
-    found = yaml.safe_load(params.read_text())
-    one = {**found["trainer"]["fit"]["train_dataloader"], "data_dir": "a", "batch_size": 2}
-    found["trainer"]["fit"]["val_dataloader"] = [one, {**one, "data_dir": "b", "batch_size": 8}]
-    params.write_text(yaml.safe_dump(found))
-    out = tmp_path / "out"
-
-    told = run(out, params, mode="train_and_eval", max_steps=4)
-
-    assert len(rows) == 22 + 41
-    lines = [line for line in log(out) if "Eval" in line]
-    shape = r"INFO:   \| Eval Device=cpu, GlobalStep=4, Batch=(\d+), Loss=(\d+\.\d{5}), Rate=([\d.e+]+) samples/sec"
-    said = [match for line in lines if (match := re.fullmatch(shape, line))]
-    assert [int(match[1]) for match in said] == [11, 5]
-    assert all(float(match[3]) > 0 for match in said)
-    losses = [told.steps[4][f"{name}_loss"] for name in ("val", "eval_1")]
-    assert losses[0] != losses[1]
-    assert [float(match[2]) for match in said] == pytest.approx(losses, abs=1e-5)
-    assert [line for line in lines if "Avg" in line] == [f"INFO:   Avg Eval Loss: {loss}" for loss in losses]
-    found["trainer"]["validate"] = {"val_dataloader": found["trainer"]["fit"]["val_dataloader"]}
-    params.write_text(yaml.safe_dump(found))
-    run(out, params, mode="eval")
-    again = [float(line.rpartition(" ")[2]) for line in log(out) if "Avg Eval Loss" in line]
-    assert again == pytest.approx(losses, abs=1e-6)
 
 
 def test_a_new_model_is_drawn_from_its_initialisers_and_its_seed(tmp_path: Path) -> None:

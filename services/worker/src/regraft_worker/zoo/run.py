@@ -130,7 +130,12 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
     for stop in [end] if aligned else [*range(start + every, end, every), end]:
         saved = {} if aligned else {"checkpoint": training.checkpoint.model_copy(update={"every_steps": stop})}
         part = training.model_copy(update={"max_steps": stop, **saved})
-        train(task.model_copy(update={"training": part}), progress)
+        train(
+            task.model_copy(update={"training": part}),
+            progress,
+            part=stop != end,
+            known_by=progress.model_dir.absolute(),
+        )
     if progress.params.era != "1.8":
         samples = (end - start) * training.batch_size
         progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
