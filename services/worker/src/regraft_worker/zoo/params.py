@@ -18,6 +18,8 @@ from regraft.errors import InvalidInputError
 from regraft_worker.zoo.control import Control, control_of
 from regraft_worker.zoo.keys import (
     FLAT_SECTIONS,
+    OPTIMIZER_KEYS,
+    READER_KEYS,
     RUNCONFIG_NO_EFFECT,
     RUNCONFIG_REFUSED,
     RUNCONFIG_USED,
@@ -68,6 +70,7 @@ def read_params(
     text, content = _content(path)
     flat, quiet = (flattened(content["trainer"], mode=mode)) if "trainer" in content else (content, [])
     sort_keys(flat, "the params file", used=FLAT_SECTIONS)
+    _check_unread(flat)
     era = _era(content)
     runconfig = {**section_of(flat, "runconfig"), **given}
     quiet += sort_keys(
@@ -131,6 +134,16 @@ def _content(path: Path) -> tuple[str, dict[str, Any]]:
         others = [key for key in content if key != "trainer"]
         raise unknown_key(others[0], "the params file", ("trainer",))
     return text, content
+
+
+def _check_unread(flat: Section) -> None:
+    """Keys of the sections that not every mode reads: what is misspelt is said before the mode that needs it."""
+    known = {"train_input": READER_KEYS, "eval_input": READER_KEYS, "optimizer": OPTIMIZER_KEYS}
+    for name, keys in known.items():
+        found = flat.get(name)
+        for part in found if isinstance(found, list) else [found]:
+            if isinstance(part, dict):
+                sort_keys(part, name, used=keys)
 
 
 def _era(content: Section) -> Era:
