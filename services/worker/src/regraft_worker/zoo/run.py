@@ -4,7 +4,7 @@ The computing is the trainer's, on a dataset folder of links and a base checkpoi
 what stays is what the Model Zoo leaves: logs, the params, and a `checkpoint_<step>.mdl` for every step that was asked
 for. The price is that each checkpoint is written twice, once as the trainer's own, which is deleted at the end.
 
-One process on one device: for many use `regraft train`, or a job.
+One process on one device: for many use `regraft train --devices`, or a job.
 """
 
 from __future__ import annotations
@@ -301,5 +301,5 @@ def _check_alone() -> None:
             "this command is one process on one device",
             field="WORLD_SIZE",
             value=os.environ["WORLD_SIZE"],
-            remedy="Start it without torchrun, or train on many devices with `regraft train` or a job.",
+            remedy="Start it without torchrun, or train on many devices with `regraft train --devices` or a job.",
         )
