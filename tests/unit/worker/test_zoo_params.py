@@ -136,7 +136,9 @@ def test_an_old_file_has_the_precision_and_the_loss_of_its_release(tmp_path: Pat
 
 def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
     path = changed(tmp_path, runconfig={"num_csx": 2, "mount_dirs": ["/data"]})
+    path = changed(tmp_path, source=path, train_input={"micro_batch_size": 2})  # of a Cerebras system
     found = read(path, max_steps=7)
+    assert "train_input.micro_batch_size" in found.notes[0]
     assert "runconfig.num_csx" in found.notes[0]
     assert "runconfig.mount_dirs" in found.notes[0]
     assert found.control.max_steps == 7

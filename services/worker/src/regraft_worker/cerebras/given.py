@@ -31,7 +31,6 @@ from regraft_worker.zoo.keys import (
 )
 
 _RUNCONFIG = RUNCONFIG_USED | RUNCONFIG_NO_EFFECT | RUNCONFIG_REFUSED
-_READER = READER_KEYS | {"micro_batch_size"}
 _BACKEND = words(
     "backend_type cluster_config compile_dir compile_only validate_only drop_data max_checkpoints "
     "retrace_every_iteration use_cs_grad_accum main_process_id"
@@ -173,7 +172,7 @@ def _inputs(content: Section, *, mode: str) -> tuple[tuple[str, Section], ...]:
         if not isinstance(part, dict):
             raise InvalidInputError("must be an input section in this mode", field=where, value=part)
         if str(part.get("data_processor", "")).startswith("GptHDF5"):
-            sort_keys(part, where, used=_READER)
+            sort_keys(part, where, used=READER_KEYS)
     return tuple(parts)
 
 

@@ -27,7 +27,7 @@ READER_USED = words(
 )
 READER_NO_EFFECT = words(
     "vocab_size num_workers prefetch_factor persistent_workers shuffle_buffer repeat use_multiple_workers cerebras "
-    "use_worker_cache sort_files pad_last features_list use_vsl"
+    "use_worker_cache sort_files pad_last features_list use_vsl micro_batch_size"
 )
 READER_REFUSED = frozenset(("num_samples", "dataset_map_fn", "data_transforms"))
 READER_KEYS = READER_USED | READER_NO_EFFECT | READER_REFUSED
