@@ -31,7 +31,9 @@ class Told:
         return [metrics["train_loss"] for _, metrics in sorted(self.steps.items()) if "train_loss" in metrics]
 
 
-def run(model_dir: Path, params: Path, *, mode: str = "train", **given: Any) -> Told:
+def run(
+    model_dir: Path, params: Path, *, mode: str = "train", checkpoint_format: str | None = None, **given: Any
+) -> Told:
     """One run on the processor, from the current folder."""
     told = Told()
 
@@ -45,7 +47,14 @@ def run(model_dir: Path, params: Path, *, mode: str = "train", **given: Any) -> 
 
     with _handlers_kept(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo_run, "TrainProgress", Listening)
-        zoo_run.run(device="cpu", mode=mode, params=params, model_dir=model_dir, given=given)  # type: ignore[arg-type]
+        zoo_run.run(
+            device="cpu",
+            mode=mode,  # type: ignore[arg-type]
+            params=params,
+            model_dir=model_dir,
+            given=given,
+            checkpoint_format=checkpoint_format,
+        )
     return told
 
 

@@ -40,6 +40,8 @@ def refused(*words: str) -> InvalidInputError:
         ([*RUN, "--job_labels", "a=b"], "--job_labels"),
         ([*RUN, "--dist_backend", "nccl"], "--dist_backend"),
         ([*RUN, "--logging", "LOUD"], "--logging"),
+        ([*RUN, "--checkpoint_format", "hdf5"], "--checkpoint_format"),
+        (["run", "CSX", *RUN[2:], "--checkpoint_format", "torch"], "--checkpoint_format"),
         (["run", "CSX", *RUN[2:]], "REGRAFT_CEREBRAS_CLIENT"),
         (["run", "CPU", "weight_streaming", *RUN[2:]], "device"),
         (["run", "TPU", *RUN[2:]], "device"),

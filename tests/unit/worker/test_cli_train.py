@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from regraft.errors import InvalidInputError
 from regraft.storage import local_path
 from regraft_worker import cli_train
+from regraft_worker.trainer import checkpoint
 
 
 @pytest.fixture
@@ -59,6 +61,17 @@ def test_train_and_evaluate_print_results_as_json_and_progress_aside(folder: Pat
     assert set(json.loads(scored.stdout)["scores"]) == {"base", "trained"}
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two processes take two cores")
+def test_two_devices_are_two_processes(folder: Path) -> None:
+    options = ("--max-steps", "2", "--batch-size", "4", "--devices", "2", "--strategy", "ddp")
+    trained = CliRunner().invoke(_app(), _train_arguments(folder, *options), catch_exceptions=False)
+
+    result = json.loads(trained.stdout)
+    assert result["step"] == 2
+    target = checkpoint.read_state(local_path(result["uri"])).target
+    assert (target.devices, target.strategy) == (2, "ddp")
+
+
 @pytest.mark.parametrize(
     ("options", "yaml", "field"),
     [
@@ -67,6 +80,10 @@ def test_train_and_evaluate_print_results_as_json_and_progress_aside(folder: Pat
         (["--learning-rate", "1"], "training: {schedule: [{constant: {value: 0.1}}]}", "learning_rate"),
         (["--target", "No/Such"], "training: {}", "target"),
         (["--target", "abacus"], "training: {}", "target.kind"),
+        (["--devices", "0"], "training: {}", "devices"),
+        (["--devices", "4096"], "training: {}", "target.devices"),
+        (["--strategy", "pipeline"], "training: {}", "strategy"),
+        (["--strategy", "single", "--devices", "2"], "training: {}", "strategy"),
         ([], "other: {}", "params"),
         ([], "{", "params"),
         ([], "training: {no_such_option: 1}", "training.no_such_option"),

@@ -18,6 +18,7 @@ from regraft.errors import InterruptedStageError, InvalidInputError
 from regraft.specs import TargetSpec
 from regraft_worker import launch
 from regraft_worker.trainer import checkpoint, loop
+from regraft_worker.trainer.ledger_check import difference, faults, find_state
 
 TOLERANCE = 1e-5
 LONG: dict[str, Any] = {
@@ -123,6 +124,12 @@ def test_a_stopped_run_of_two_is_finished_by_one(inputs: Path, tmp_path: Path) -
     steps = [step for step, _ in stopped.steps]
     assert steps == list(range(1, end - 1))  # each said once, by one process
     assert _apart(stopped.losses() + went_on.losses()[-2:], undisturbed.losses()) < TOLERANCE
+    ledger, alone = (find_state(tmp_path / name).ledger for name in ("two", "one"))
+    assert ledger is not None
+    assert alone is not None
+    assert ledger.last == end
+    assert faults(ledger) == []
+    assert difference(ledger, alone) is None
 
 
 def test_when_one_process_is_killed_all_end(inputs: Path, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_the_reader_of_tensorboard_reads_the_same(tmp_path: Path) -> None:
         ("val_perplexity", ("val/perplexity", "eval/lm_perplexity")),
         ("general_bits_per_byte", ("general/bits_per_byte",)),
         ("mfu", ("train/mfu",)),
+        ("train_loss_scale", ("train/loss_scale", "loss_scale")),
+        ("train_skipped_steps", ("train/skipped_steps",)),
     ],
 )
 def test_tags_are_those_people_know(metric: str, expected: tuple[str, ...]) -> None:
@@ -153,6 +155,6 @@ def test_a_tracker_that_is_asked_for_and_not_installed_is_refused(
     monkeypatch.setenv(variable, "x")
 
     with pytest.raises(InvalidInputError, match=f"pip install {package}") as caught:
-        trackers_for(tmp_path, options={}, tensorboard=False, first_step=0)
+        trackers_for(tmp_path, known_by=tmp_path, options={}, tensorboard=False, first_step=0)
 
     assert caught.value.field == variable

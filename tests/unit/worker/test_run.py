@@ -74,6 +74,33 @@ def _trainer(folder: Path, model: dict[str, float], reader: dict[str, object]) -
     return folder / "params.yaml"
 
 
+@pytest.mark.parametrize(
+    ("named", "asked", "encoding"),
+    [(True, None, "hdf5-0.5"), (False, None, "torch-zip"), (True, "torch", "torch-zip"), (False, "hdf5", "hdf5-0.5")],
+)
+def test_the_trainer_form_is_saved_as_its_release_reads_it_and_gone_on_with(
+    tmp_path: Path, named: bool, asked: str | None, encoding: str
+) -> None:
+    params = _trainer(tmp_path, {}, {})
+    if not named:  # as release 2.3 has it, which reads no HDF5 of format 0.5
+        found = yaml.safe_load(params.read_text())
+        del found["trainer"]["init"]["model"]["name"]
+        params.write_text(yaml.safe_dump(found))
+    out = tmp_path / "out"
+    run(out, params, max_steps=1, checkpoint_format=asked)
+    with open_checkpoint(out / "checkpoint_1.mdl") as opened:
+        assert opened.encoding == encoding
+        assert any(name.startswith("schedulers.") for name in [*opened.values, *opened.tensors])
+    assert [*run(out, params, max_steps=2, checkpoint_format=asked).steps] == [2]
+
+
+@pytest.mark.parametrize("asked", ["hdf5", "safetensors"])
+def test_a_format_that_the_file_s_releases_do_not_read_is_refused(tmp_path: Path, asked: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        run(tmp_path / "out", FLAT, max_steps=1, checkpoint_format=asked)
+    assert (caught.value.field, caught.value.value) == ("--checkpoint_format", asked)
+
+
 def test_saving_counts_the_steps_of_this_run(tmp_path: Path) -> None:
     params = changed(tmp_path, runconfig={"checkpoint_steps": 3})
     run(tmp_path / "out", params, max_steps=2)

@@ -10,7 +10,9 @@ import torch
 from regraft.families import Architecture, gpt_neox, gptj
 from regraft.sizing import Setup, counts_of
 from regraft.sizing.activations import block_bytes
+from regraft.sizing.memory import CHUNK_ELEMENTS
 from regraft_worker.model.decoder import Decoder
+from regraft_worker.model.loss import _chunk_rows
 
 GPTJ = {"model_type": "gptj", "vocab_size": 100, "n_positions": 128, "n_embd": 64, "n_head": 4, "rotary_dim": 8}
 NEOX = {
@@ -53,6 +55,14 @@ def test_parameters_are_those_of_the_decoder(name: str, tied: bool) -> None:
     assert counts.head == model.head_weight.numel()
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embedding" not in name]
     assert counts.multiplied == sum(weight.numel() for weight in matrices) + (counts.head if tied else 0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_a_chunk_of_logits_is_that_of_the_loss(precision: str, dtype: torch.dtype) -> None:
+    for vocab_size in (1, 61, 50400):
+        assert CHUNK_ELEMENTS[precision] // vocab_size == _chunk_rows(vocab_size, None, dtype)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -20,6 +20,7 @@ from regraft_worker.trainer.checkpoint import read_state
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.flops import flops_per_token, peak_flops
 from regraft_worker.trainer.folders import step_folder
+from regraft_worker.trainer.run import Run
 from regraft_worker.trainer.spikes import judged
 from regraft_worker.trainer.state import Spikes
 from regraft_worker.trainer.token_bytes import token_bytes
@@ -200,6 +201,31 @@ def test_a_blown_up_step_is_seen_and_dealt_with(policy: str, inputs: Path, tmp_p
     else:
         assert state.without_effect == ()
         assert losses[9] > losses[6] * 2
+
+
+def test_a_skipped_spike_leaves_no_trace_in_the_weights(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Run._judge
+    leapt = {9: 1e3}  # what is seen of one step; its gradients are those of any other
+
+    def seen(self: Run, step: int, loss: float, norm: float) -> bool:
+        return judge(self, step, leapt.get(step, loss), norm)
+
+    monkeypatch.setattr(Run, "_judge", seen)
+    options = {"evaluate": {}, "checkpoint": {"every_steps": 3, "keep_last": 9}, "loss_spike": _spike("skip")}
+    progress = Recorder()
+    loop.train(task(inputs, tmp_path / "skipped", **options, max_steps=9), progress)
+    monkeypatch.undo()
+    loop.train(task(inputs, tmp_path / "before", **options, max_steps=8))
+
+    skipped, before = step_folder(tmp_path / "skipped", 9), step_folder(tmp_path / "before", 8)
+    assert [text for level, text in progress.events if level == "warn"] == ["the loss leaps to 1000 at step 9: skip"]
+    state = read_state(skipped)
+    assert (state.step, state.without_effect, state.updates()) == (9, ((9, 9),), 8)
+    assert (skipped / "model.safetensors").read_bytes() == (before / "model.safetensors").read_bytes()
+    loop.train(task(inputs, tmp_path / "skipped", **options, max_steps=12))  # and it goes on
+    assert read_state(step_folder(tmp_path / "skipped", 12)).updates() == 11
 
 
 def test_a_rolled_back_run_stopped_anywhere_gives_the_same_bits(inputs: Path, tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def test_an_old_file_has_the_precision_and_the_loss_of_its_release(tmp_path: Pat
 
 def test_keys_without_effect_are_named_and_flags_win_over_the_file(tmp_path: Path) -> None:
     path = changed(tmp_path, runconfig={"num_csx": 2, "mount_dirs": ["/data"]})
+    path = changed(tmp_path, source=path, train_input={"micro_batch_size": 2})  # of a Cerebras system
     found = read(path, max_steps=7)
+    assert "train_input.micro_batch_size" in found.notes[0]
     assert "runconfig.num_csx" in found.notes[0]
     assert "runconfig.mount_dirs" in found.notes[0]
     assert found.control.max_steps == 7
@@ -176,6 +178,59 @@ def test_an_unknown_name_is_refused_with_the_nearest(
 )
 def test_the_trainer_form_is_as_strict(tmp_path: Path, change: Any) -> None:
     assert refusal(trainer(tmp_path, change)).field
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "train_and_eval", "eval_all"])
+@pytest.mark.parametrize("section", ["train_input", "eval_input", "optimizer"])
+def test_sections_that_the_mode_does_not_read_are_as_strict(tmp_path: Path, section: str, mode: str) -> None:
+    known = {"optimizer": {"disable_lr_steps_reset": None}}.get(section, {"num_samples": None})
+    read(changed(tmp_path, **{section: known}), mode=mode)
+    found = refusal(changed(tmp_path, **{section: {"batch_sice": 3}}), mode=mode)
+    assert (found.field, found.reason) == (f"{section}.batch_sice", "unknown_key")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("block", "key", "several"),
+    [("fit", "train_dataloader", False), ("fit", "val_dataloader", True), ("validate_all", "val_dataloaders", True)],
+)
+def test_inputs_of_blocks_that_the_mode_does_not_read_are_as_strict(
+    tmp_path: Path, block: str, key: str, several: bool, mode: str
+) -> None:
+    def change(found: dict[str, Any]) -> None:
+        reader = {**found["fit"]["train_dataloader"], "shufle": True}
+        found["validate"] = {"val_dataloader": found["fit"]["train_dataloader"]}
+        found.setdefault(block, {})[key] = [reader] if several else reader
+
+    assert refusal(trainer(tmp_path, change), mode=mode).field == f"trainer.{block}.{key}.shufle"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (
+            lambda init: init["backend"].update(cluster_config={"num_csx": 2, "num_cs": 2}),
+            "backend.cluster_config.num_cs",
+        ),
+        (lambda init: init.update(callbacks=[{"CheckLoss": {"every": 2}}]), "callbacks.CheckLoss.every"),
+        (lambda init: init.update(callbacks=[{"DumpActivations": {"out": "x"}}]), "callbacks.DumpActivations.out"),
+        (lambda init: init.update(loggers=[{"TensorBoardLogger": {"dir": "x"}}]), "loggers.TensorBoardLogger.dir"),
+    ],
+)
+def test_options_of_what_has_no_effect_are_as_strict(tmp_path: Path, change: Any, field: str) -> None:
+    assert refusal(trainer(tmp_path, lambda found: change(found["init"]))).field == f"trainer.init.{field}"
+
+
+def test_options_of_what_has_no_effect_are_known(tmp_path: Path) -> None:
+    def change(found: dict[str, Any]) -> None:
+        found["init"]["backend"]["cluster_config"] = {"num_csx": 2, "mount_dirs": ["/data"], "job_labels": ["a=b"]}
+        found["init"]["callbacks"] = [
+            {"DumpActivations": {"outdir": "x", "buffer_steps": 2}},
+            {"ScopedTrainFlags": {"csx.performance.micro_batch_size": "auto"}},
+        ]
+        found["init"]["loggers"] = [{"TensorBoardLogger": {"summary_dir": "x"}}, {"ProgressLogger": {}}]
+
+    assert "trainer.init.callbacks.ScopedTrainFlags" in read(trainer(tmp_path, change)).notes[0]
 
 
 def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def run(
     num_steps: Annotated[int | None, typer.Option("--num_steps", "-num_steps", help="Steps of this run.")] = None,
     num_epochs: Annotated[int | None, typer.Option("--num_epochs", "-num_epochs", help="Epochs of this run.")] = None,
     eval_steps: Annotated[int | None, typer.Option("--eval_steps", "-eval_steps", help="Batches to score.")] = None,
+    checkpoint_format: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint_format",
+            "-checkpoint_format",
+            help="torch (for releases 2.3 to 2.5), or hdf5. Default: as the form of the file. CPU and GPU only.",
+        ),
+    ] = None,
     dist_addr: Annotated[str | None, typer.Option("--dist_addr", "-dist_addr", hidden=True)] = None,
     dist_backend: Annotated[str | None, typer.Option("--dist_backend", "-dist_backend", hidden=True)] = None,
     init_method: Annotated[str | None, typer.Option("--init_method", "-init_method", hidden=True)] = None,
@@ -160,12 +168,26 @@ def run(
         _refuse_gpu_flags(arguments)
     from regraft_worker.zoo.run import run as run_core
 
-    given = _given(arguments, _GIVEN)
-    run_core(device=kind, mode=cast("Mode", mode), params=params, model_dir=model_dir, given=given, level=logging)
+    run_core(
+        device=kind,
+        mode=cast("Mode", mode),
+        params=params,
+        model_dir=model_dir,
+        given=_given(arguments, _GIVEN),
+        level=logging,
+        checkpoint_format=checkpoint_format,
+    )
 
 
 def _run_csx(arguments: Mapping[str, Any]) -> None:
     _refuse_gpu_flags(arguments)
+    if arguments["checkpoint_format"] is not None:
+        raise InvalidInputError(
+            "is the client's to choose on CSX",
+            field="--checkpoint_format",
+            value=arguments["checkpoint_format"],
+            remedy="Leave the flag out.",
+        )
     if arguments["compile_only"] and arguments["validate_only"]:
         raise InvalidInputError("excludes --compile_only", field="--validate_only", value=True)
     from regraft_worker.cerebras.run import run_csx

@@ -34,13 +34,17 @@ def train(
     checkpoint: Annotated[Path, typer.Option(help="Hugging Face directory to start from.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; one found there is continued.")],
     target: _Target = "cpu",
+    devices: Annotated[int, typer.Option(help="Devices of this machine, with a process each.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, single, ddp or fsdp. Auto shards where there are several.")] = (
+        "auto"
+    ),
     params: Annotated[
         Path | None, typer.Option(help="YAML file with the `training` section of a job; options override it.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: one pass.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences in one step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the default schedule.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or on a GPU fp16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample order and of dropout.")] = None,
 ) -> None:
     """Continue the pre-training of a checkpoint on a prepared dataset."""
@@ -56,7 +60,7 @@ def train(
         dataset_uri=str(dataset),
         checkpoint_uri=str(checkpoint),
         training=training,
-        target=_target(target),
+        target=_target(target, devices=devices, strategy=strategy),
         output_uri=str(output_dir),
     )
     from regraft_worker.launch import train as train_core
@@ -75,7 +79,7 @@ def evaluate(
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score the first so many windows of each set.")] = None,
     target: _Target = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 8,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or on a GPU fp16.")] = "fp32",
 ) -> None:
     """Score checkpoints on the held-out windows of a prepared dataset, and on other sets beside it.
 
@@ -188,11 +192,16 @@ def _evaluate_task(**fields: Any) -> EvaluateTask:
         raise InvalidInputError(first["msg"], field=field, value=first["input"]) from error
 
 
-def _target(kind: str) -> TargetSpec:
+def _target(kind: str, *, devices: int = 1, strategy: str = "auto") -> TargetSpec:
+    given = {"kind": kind, "devices": devices, "strategy": strategy}
     try:
-        return TargetSpec(kind=kind)
+        return TargetSpec.model_validate(given)
     except ValidationError as error:
-        raise InvalidInputError("is no name of a target", field="target", value=kind) from error
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "strategy"
+        if field == "kind":
+            raise InvalidInputError("is no name of a target", field="target", value=kind) from error
+        raise InvalidInputError(first["msg"].removeprefix("Value error, "), field=field, value=given[field]) from error
 
 
 def _named(item: str, *, field: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from regraft.errors import InterruptedStageError, InvalidInputError, RegraftErro
 from regraft.jobs import ReasonClass
 from regraft.ports import NullProgress, Progress
 from regraft.specs import PreflightResult, PreflightTask, TrainResult, TrainTask
+from regraft_worker.trainer.targets import target_for
 
 TARGETS = "regraft_worker.trainer.targets"
 TASK, STOP = "task.json", "stop"
@@ -77,6 +78,7 @@ def train(task: TrainTask, progress: Progress | None = None, *, place: Place = A
     if not hasattr(module, "Target"):
         return cast(TrainResult, module.train(task, progress))
     if task.target.distributed:
+        target_for(task.target)  # devices that are not there are said before processes are started
         return _ended(*_in_processes(task, progress, place))
     from regraft_worker.trainer.loop import train as train_here
 

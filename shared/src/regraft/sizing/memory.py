@@ -15,8 +15,8 @@ from regraft.sizing.activations import block_bytes, kept_bytes, recomputed_block
 from regraft.sizing.counts import Counts, counts_of
 from regraft.sizing.setup import Setup
 
-CHUNK_ELEMENTS = 2**26
-"""Logits that the loss holds at a time (`regraft_worker.model.loss`)."""
+CHUNK_ELEMENTS = {"fp32": 2**25, "bf16": 2**27, "fp16": 2**27}
+"""Logits that the loss holds at a time (`regraft_worker.model.loss`), by precision."""
 MOMENT_BYTES = {"adamw": 8.0, "adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
 """Two moments per parameter: fp32, or one byte each and an fp32 scale for every 256 of them (torchao)."""
 CPU_OVERHEAD = 360_000_000
@@ -109,11 +109,11 @@ def _working_copies(a: Architecture, counts: Counts, setup: Setup) -> float:
 
 
 def _loss_bytes(a: Architecture, setup: Setup, rows: int) -> float:
-    """fp32 logits of a chunk twice, the head's gradient and the product added to it, the gradient of the rows."""
-    chunk = min(rows, max(1, CHUNK_ELEMENTS // a.vocab_size)) * a.vocab_size
+    """Logits of a chunk and their fp32 softmax, the head's gradient and the product added to it, that of the rows."""
+    chunk = min(rows, max(1, CHUNK_ELEMENTS[setup.precision] // a.vocab_size)) * a.vocab_size
     head = a.vocab_size * a.hidden_size
     casts = 0 if setup.precision == "fp32" else 2 * head  # the head once more, transposed
-    return 8 * chunk + 8 * head + casts + 4 * rows * a.hidden_size
+    return (8 if setup.precision == "fp32" else 6) * chunk + 8 * head + casts + 4 * rows * a.hidden_size
 
 
 def _update_bytes(counts: Counts, setup: Setup) -> float:

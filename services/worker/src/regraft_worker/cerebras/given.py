@@ -19,10 +19,9 @@ from regraft.errors import InvalidInputError
 from regraft_worker.cerebras.options import Section, read_backend, read_runconfig
 from regraft_worker.cerebras.rendering import is_flat, numbers
 from regraft_worker.zoo.keys import (
+    CLUSTER_KEYS,
     FLAT_SECTIONS,
-    READER_NO_EFFECT,
-    READER_REFUSED,
-    READER_USED,
+    READER_KEYS,
     RUNCONFIG_NO_EFFECT,
     RUNCONFIG_REFUSED,
     RUNCONFIG_USED,
@@ -32,15 +31,9 @@ from regraft_worker.zoo.keys import (
 )
 
 _RUNCONFIG = RUNCONFIG_USED | RUNCONFIG_NO_EFFECT | RUNCONFIG_REFUSED
-_READER = READER_USED | READER_NO_EFFECT | READER_REFUSED | {"micro_batch_size"}
 _BACKEND = words(
     "backend_type cluster_config compile_dir compile_only validate_only drop_data max_checkpoints "
     "retrace_every_iteration use_cs_grad_accum main_process_id"
-)
-_CLUSTER = words(
-    "num_csx num_workers_per_csx max_wgt_servers max_act_per_csx job_labels job_priority job_time_sec mount_dirs "
-    "python_paths credentials_path mgmt_address mgmt_namespace cbcore_image disable_version_check automount mount_all "
-    "disable_mount_check notifications workflow_id"
 )
 _LISTS = ("mount_dirs", "python_paths")
 _OF_SITE = ("mgmt_address", "mgmt_namespace", "credentials_path", "compile_dir")
@@ -139,7 +132,7 @@ def _trainer(content: Section) -> tuple[dict[str, Any], Section]:
     backend = section_of(init, "backend", "trainer.init")
     cluster = section_of(backend, "cluster_config", "trainer.init.backend")
     sort_keys(backend, "trainer.init.backend", used=_BACKEND)
-    sort_keys(cluster, "trainer.init.backend.cluster_config", used=_CLUSTER)
+    sort_keys(cluster, "trainer.init.backend.cluster_config", used=CLUSTER_KEYS)
     _check_labels(cluster.get("job_labels"), "trainer.init.backend.cluster_config.job_labels")
     checkpoint = section_of(init, "checkpoint", "trainer.init")
     control = {**section_of(init, "loop", "trainer.init"), "checkpoint_steps": checkpoint.get("steps")}
@@ -179,7 +172,7 @@ def _inputs(content: Section, *, mode: str) -> tuple[tuple[str, Section], ...]:
         if not isinstance(part, dict):
             raise InvalidInputError("must be an input section in this mode", field=where, value=part)
         if str(part.get("data_processor", "")).startswith("GptHDF5"):
-            sort_keys(part, where, used=_READER)
+            sort_keys(part, where, used=READER_KEYS)
     return tuple(parts)
 
 

@@ -31,10 +31,19 @@ from regraft_worker.trainer.targets import target_for
 from regraft_worker.trainer.world import Alone, World
 
 
-def train(task: TrainTask, progress: Progress | None = None, *, world: World | None = None) -> TrainResult:
+def train(
+    task: TrainTask,
+    progress: Progress | None = None,
+    *,
+    world: World | None = None,
+    part: bool = False,
+    known_by: Path | None = None,
+) -> TrainResult:
     """Train up to `max_steps`, going on from the newest whole checkpoint found in `output_uri`.
 
-    Every process of a `world` calls this alike; only the main one reports and writes.
+    Every process of a `world` calls this alike; only the main one reports and writes. Of a `part` of a longer training
+    the last step is scored only where it would be anyway. `known_by` is the folder that Weights & Biases and MLflow
+    know the run by, where that of `output_uri` does not stay.
 
     Raises:
         InvalidInputError: model, dataset and options do not go together, or another run's checkpoints are there.
@@ -56,7 +65,8 @@ def train(task: TrainTask, progress: Progress | None = None, *, world: World | N
         if start is not None and (state.step == inputs.max_steps or state.stopped_early is not None):
             return result_of(run, state)
         _announce_mixture(inputs, progress, samples=inputs.max_steps * task.training.batch_size)
-        return result_of(run, Run(task, inputs, target, progress, world, state=state, start=start).finish())
+        made = Run(task, inputs, target, progress, world, state=state, start=start, part=part, known_by=known_by or run)
+        return result_of(run, made.finish())
 
 
 def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:

@@ -45,11 +45,14 @@ class Run:
         *,
         state: TrainingState,
         start: Path | None,
+        part: bool,
+        known_by: Path,
     ) -> None:
         self.spec = task.training
         self.folder = local_path(task.output_uri, field="output_uri")
         self.inputs, self.target, self.progress, self.world, self.state = inputs, target, progress, world, state
-        self.trackers = self._trackers()
+        self.part = part
+        self.trackers = self._trackers(known_by)
         self.step = TrainStep(self.spec, inputs, target, start=start, judge=self._judge, progress=progress)
         if start is not None:
             progress.event(f"going on from step {state.step}", data={"step": state.step})
@@ -179,8 +182,8 @@ class Run:
 
     def _evaluation_due(self, *, scheduled: bool) -> bool:
         """At its own steps and at the last one; with `keep_best`, every scheduled checkpoint needs its score too."""
-        every = self.spec.evaluate.every_steps
-        if every and (self.state.step % every == 0 or self.state.step == self.inputs.max_steps):
+        every, is_last = self.spec.evaluate.every_steps, self.state.step == self.inputs.max_steps and not self.part
+        if every and (self.state.step % every == 0 or is_last):
             return True
         return scheduled and self.spec.checkpoint.keep_best is not None
 
@@ -240,9 +243,11 @@ class Run:
         self.state = self.saving.heeded(self.state)
         raise InterruptedStageError(f"stopped after step {self.state.step}; calling again goes on from there")
 
-    def _trackers(self) -> list[Tracker]:
+    def _trackers(self, known_by: Path) -> list[Tracker]:
         if self.world.rank:
             return []
         first = self.state.step + 1 if self.state.step else 0
         options = self.spec.model_dump(mode="json", by_alias=True)
-        return trackers_for(self.folder, options=options, tensorboard=self.spec.tensorboard, first_step=first)
+        return trackers_for(
+            self.folder, known_by=known_by, options=options, tensorboard=self.spec.tensorboard, first_step=first
+        )

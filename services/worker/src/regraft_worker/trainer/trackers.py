@@ -33,7 +33,8 @@ _TAGS = {
     "val_loss": ("val/loss", "eval/loss"),
     "val_perplexity": ("val/perplexity", "eval/lm_perplexity"),
     "val_accuracy": ("val/accuracy", "eval/accuracy"),
-    "loss_scale": ("train/loss_scale", "loss_scale"),
+    "train_loss_scale": ("train/loss_scale", "loss_scale"),
+    "train_skipped_steps": ("train/skipped_steps",),
 }
 
 
@@ -47,8 +48,10 @@ class Tracker(Protocol):
         """Nothing more comes."""
 
 
-def trackers_for(run: Path, *, options: Mapping[str, Any], tensorboard: bool, first_step: int) -> list[Tracker]:
-    """What this run and its environment ask for.
+def trackers_for(
+    run: Path, *, known_by: Path, options: Mapping[str, Any], tensorboard: bool, first_step: int
+) -> list[Tracker]:
+    """What this run and its environment ask for; `known_by` is the folder that makes or keeps a run's id elsewhere.
 
     Raises:
         InvalidInputError: a package that the environment asks for is not installed.
@@ -57,9 +60,9 @@ def trackers_for(run: Path, *, options: Mapping[str, Any], tensorboard: bool, fi
     if tensorboard:
         found.append(TensorBoard(run / FOLDER, first_step=first_step))
     if os.environ.get("WANDB_PROJECT"):
-        found.append(WandB(run, options))
+        found.append(WandB(known_by, options))
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        found.append(MLflow(run, options))
+        found.append(MLflow(known_by, options))
     return found
 
 

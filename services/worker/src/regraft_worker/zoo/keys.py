@@ -27,9 +27,15 @@ READER_USED = words(
 )
 READER_NO_EFFECT = words(
     "vocab_size num_workers prefetch_factor persistent_workers shuffle_buffer repeat use_multiple_workers cerebras "
-    "use_worker_cache sort_files pad_last features_list use_vsl"
+    "use_worker_cache sort_files pad_last features_list use_vsl micro_batch_size"
 )
 READER_REFUSED = frozenset(("num_samples", "dataset_map_fn", "data_transforms"))
+READER_KEYS = READER_USED | READER_NO_EFFECT | READER_REFUSED
+CLUSTER_KEYS = words(
+    "num_csx num_workers_per_csx max_wgt_servers max_act_per_csx job_labels job_priority job_time_sec mount_dirs "
+    "python_paths credentials_path mgmt_address mgmt_namespace cbcore_image disable_version_check automount mount_all "
+    "disable_mount_check notifications workflow_id"
+)
 OPTIMIZER_USED = words(
     "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias max_gradient_norm "
     "max_gradient_value grad_accum_steps"
@@ -38,6 +44,7 @@ OPTIMIZER_NO_EFFECT = words(
     "loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale max_loss_scale log_summaries"
 )
 OPTIMIZER_REFUSED = frozenset(("amsgrad", "disable_lr_steps_reset"))
+OPTIMIZER_KEYS = OPTIMIZER_USED | OPTIMIZER_NO_EFFECT | OPTIMIZER_REFUSED
 RUNCONFIG_USED = words(
     "max_steps num_steps num_epochs steps_per_epoch log_steps checkpoint_steps save_initial_checkpoint seed eval_steps "
     "eval_frequency checkpoint_path autoload_last_checkpoint is_pretrained_checkpoint load_checkpoint_states "

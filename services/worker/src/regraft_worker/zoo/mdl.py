@@ -4,7 +4,7 @@
 |---|---|---|
 | 1.7 to 1.9 | torch zip | optimizer, lr_scheduler, global_step, state_version |
 | 2.0 to 2.2 | torch zip | optimizer, lr_scheduler, dataloader, global_step |
-| trainer form | HDF5 format 0.5 | optimizer, schedulers, dataloader, global_step |
+| trainer form | HDF5 format 0.5, or torch zip | optimizer, schedulers, dataloader, global_step |
 
 2.3 to 2.5 read no HDF5 later than 0.4: for them the trainer form's content goes into a torch file (`hdf5=False`).
 In fp16 there is the loss scale besides (see `scaler_state`). HDF5 format 0.4, which 2.0 to 2.2 write themselves, is

@@ -18,6 +18,8 @@ from regraft.errors import InvalidInputError
 from regraft_worker.zoo.control import Control, control_of
 from regraft_worker.zoo.keys import (
     FLAT_SECTIONS,
+    OPTIMIZER_KEYS,
+    READER_KEYS,
     RUNCONFIG_NO_EFFECT,
     RUNCONFIG_REFUSED,
     RUNCONFIG_USED,
@@ -49,11 +51,17 @@ class Params:
     train: Reader | None
     scored: tuple[Reader, ...]
     control: Control
+    hdf5: bool
+    """Whether checkpoints are HDF5 of format 0.5, which no release before 2.6 reads; else torch files."""
     notes: list[str]
 
 
-def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, object]) -> Params:
+def read_params(
+    path: Path, *, mode: Mode, device: str, given: Mapping[str, object], checkpoint_format: str | None = None
+) -> Params:
     """Read a params file for a run; `given` are keys of `runconfig` from the command line.
+
+    `checkpoint_format` is `torch` or `hdf5`, null for what the file's releases write.
 
     Raises:
         InvalidInputError: the file cannot be read, or asks for what is unknown or not offered.
@@ -62,6 +70,7 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
     text, content = _content(path)
     flat, quiet = (flattened(content["trainer"], mode=mode)) if "trainer" in content else (content, [])
     sort_keys(flat, "the params file", used=FLAT_SECTIONS)
+    _check_unread(flat)
     era = _era(content)
     runconfig = {**section_of(flat, "runconfig"), **given}
     quiet += sort_keys(
@@ -87,8 +96,28 @@ def read_params(path: Path, *, mode: Mode, device: str, given: Mapping[str, obje
         train=train,
         scored=scored,
         control=control,
+        hdf5=_is_hdf5(checkpoint_format, era, section_of(flat, "model")),
         notes=notes,
     )
+
+
+def _is_hdf5(asked: str | None, era: Era, model: Section) -> bool:
+    """The trainer form does not say its release; only that of 2.3 has models without a name."""
+    if asked not in (None, "torch", "hdf5"):
+        raise InvalidInputError(
+            "no such format",
+            field="--checkpoint_format",
+            value=asked,
+            remedy="Use torch (all releases) or hdf5 (2.6+).",
+        )
+    if asked == "hdf5" and era != "2.10":
+        raise InvalidInputError(
+            "is read by no release that takes a flat params file",
+            field="--checkpoint_format",
+            value=asked,
+            remedy="Leave the flag out, or use torch.",
+        )
+    return era == "2.10" and (asked == "hdf5" if asked else "name" in model)
 
 
 def _content(path: Path) -> tuple[str, dict[str, Any]]:
@@ -105,6 +134,16 @@ def _content(path: Path) -> tuple[str, dict[str, Any]]:
         others = [key for key in content if key != "trainer"]
         raise unknown_key(others[0], "the params file", ("trainer",))
     return text, content
+
+
+def _check_unread(flat: Section) -> None:
+    """Keys of the sections that not every mode reads: what is misspelt is said before the mode that needs it."""
+    known = {"train_input": READER_KEYS, "eval_input": READER_KEYS, "optimizer": OPTIMIZER_KEYS}
+    for name, keys in known.items():
+        found = flat.get(name)
+        for part in found if isinstance(found, list) else [found]:
+            if isinstance(part, dict):
+                sort_keys(part, name, used=keys)
 
 
 def _era(content: Section) -> Era:

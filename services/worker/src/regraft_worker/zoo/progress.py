@@ -44,17 +44,25 @@ class TrainProgress(RunProgress):
     """Lines of steps, and a `checkpoint_<step>.mdl` for every checkpoint of the trainer."""
 
     def __init__(
-        self, logger: Logger, params: Params, training: TrainingSpec, *, device: str, start: int, model_dir: Path
+        self,
+        logger: Logger,
+        params: Params,
+        training: TrainingSpec,
+        *,
+        device: str,
+        start: int,
+        model_dir: Path,
+        batches: Mapping[str, int],
     ) -> None:
         super().__init__(logger)
         assert params.train is not None, "a training run"
         self.params, self.training, self.device = params, training, device
         self.reader: Reader = params.train
-        self.start, self.model_dir = start, model_dir
+        self.start, self.model_dir, self.batches = start, model_dir, batches
         self._said = {"Train": start, "Eval": start}
         self.saved: list[Path] = []
         self._steps: set[int] = set()
-        self._rates = Rates()
+        self._rates = self._scoring = Rates()
 
     def step(
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
@@ -64,12 +72,14 @@ class TrainProgress(RunProgress):
             return
         due = step % self.params.control.log_steps == 0 or step == self.training.max_steps
         if "train_loss" in metrics and due and self._is_new("Train", step):
-            self._say("Train", step, metrics["train_loss"])
+            self._say_step(step, metrics["train_loss"])
         if "val_loss" in metrics and self._is_new("Eval", step):
-            self._say("Eval", step, metrics["val_loss"])
-            names = ("loss", "perplexity", "accuracy")
-            for line in score_lines({name: metrics[f"val_{name}"] for name in names}, era=self.params.era):
-                self.logger.info(line)
+            self._say_scores(step, metrics)
+
+    def should_stop(self) -> bool:
+        """Asked before each step, so the clock of an evaluation that follows on the step starts here."""
+        self._scoring = Rates()
+        return super().should_stop()
 
     def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
         folder = local_path(uri)
@@ -98,6 +108,7 @@ class TrainProgress(RunProgress):
                 map_style=self.reader.map_style,
                 shuffle=self.training.shuffle,
             ),
+            hdf5=self.params.hdf5,
         )
         self.saved.append(path)
         if self.params.era != "1.8":
@@ -114,6 +125,17 @@ class TrainProgress(RunProgress):
         self._said[kind] = max(step, self._said[kind])
         return new
 
-    def _say(self, kind: str, step: int, loss: float) -> None:
+    def _say_step(self, step: int, loss: float) -> None:
         rates = self._rates.at((step - self.start) * self.training.batch_size)
-        self.logger.info(step_line(kind, era=self.params.era, device=self.device, step=step, loss=loss, rates=rates))
+        self.logger.info(step_line("Train", era=self.params.era, device=self.device, step=step, loss=loss, rates=rates))
+
+    def _say_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Of all sets together, the rate; of each, the rest."""
+        era, sets = self.params.era, zip(self.batches.values(), self.params.scored, strict=True)
+        rates = self._scoring.at(sum(batches * reader.batch_size for batches, reader in sets))
+        for name, batches in self.batches.items():
+            scores = {what: metrics[f"{name}_{what}"] for what in ("loss", "perplexity", "accuracy")}
+            loss = scores["loss"]
+            line = step_line("Eval", era=era, device=self.device, step=step, loss=loss, rates=rates, batches=batches)
+            for said in (line, *score_lines(scores, era=era)):
+                self.logger.info(said)

@@ -4,7 +4,7 @@ The computing is the trainer's, on a dataset folder of links and a base checkpoi
 what stays is what the Model Zoo leaves: logs, the params, and a `checkpoint_<step>.mdl` for every step that was asked
 for. The price is that each checkpoint is written twice, once as the trainer's own, which is deleted at the end.
 
-One process on one device: for many use `regraft train`, or a job.
+One process on one device: for many use `regraft train --devices`, or a job.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
+from regraft.specs.monitoring import OWN_SET
 from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.loop import train
@@ -54,10 +55,12 @@ def run(
     given: Mapping[str, object],
     model_dir: Path | None = None,
     level: str | None = None,
+    checkpoint_format: str | None = None,
 ) -> None:
     """Do what `regraft run` was asked for; `device` is the kind of a target, `given` are keys of `runconfig`.
 
-    `model_dir` and `level` of logging are the params file's unless given.
+    `model_dir` and `level` of logging are the params file's unless given; `checkpoint_format` is `torch` or `hdf5`,
+    null for what the file's releases write.
 
     Raises:
         InvalidInputError: the params file, the flags or the inputs do not go together.
@@ -66,7 +69,7 @@ def run(
     """
     _check_alone()
     target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
-    read = read_params(params, mode=mode, device=device, given=given)
+    read = read_params(params, mode=mode, device=device, given=given, checkpoint_format=checkpoint_format)
     model_dir = model_dir or Path(read.control.model_dir)
     level = level or read.control.logging
     with run_log(model_dir, era=read.era, mode=mode, level=level, params=read.text) as logger:
@@ -85,10 +88,10 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
         data = link_train(work / "data", reader)
         with Dataset(work / "data" / "train", max_sequence_length=reader.stream_length) as dataset:
             windows = len(dataset)
-        if params.scored:
-            link_eval(work / "data", params.scored[0], eval_steps=params.control.eval_steps)
+        batches = _link_scored(work, params)
         start = found.step if found else 0
-        training = _training(params, data, start=start, windows=windows)
+        sets = {name: str(work / name) for name in batches if name != OWN_SET}
+        training = _training(params, data, start=start, windows=windows, sets=sets)
         if found and found.trained:
             check_position(found, batch_size=training.batch_size, seed=training.seed, shuffle=training.shuffle)
         task = TrainTask(
@@ -98,13 +101,24 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
             target=TargetSpec(kind=device),
             output_uri=str(work / "run"),
         )
-        progress = TrainProgress(logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir)
+        progress = TrainProgress(
+            logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir, batches=batches
+        )
         _lay_out(work, found, params, task, progress, windows=windows)
         try:
             _go(task, progress, start=start)
         finally:
             _keep_events(work / "run" / "tensorboard", model_dir / "train")
     logger.info(done_line("Training", era=params.era))
+
+
+def _link_scored(work: Path, params: Params) -> dict[str, int]:
+    """The sets to score while training, the first one beside the training windows; batches of each by its name."""
+    found = {}
+    for place, reader in enumerate(params.scored):
+        name, folder = (f"eval_{place}", work / f"eval_{place}") if place else (OWN_SET, work / "data")
+        found[name] = link_eval(folder, reader, eval_steps=params.control.eval_steps)
+    return found
 
 
 def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
@@ -116,7 +130,12 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
     for stop in [end] if aligned else [*range(start + every, end, every), end]:
         saved = {} if aligned else {"checkpoint": training.checkpoint.model_copy(update={"every_steps": stop})}
         part = training.model_copy(update={"max_steps": stop, **saved})
-        train(task.model_copy(update={"training": part}), progress)
+        train(
+            task.model_copy(update={"training": part}),
+            progress,
+            part=stop != end,
+            known_by=progress.model_dir.absolute(),
+        )
     if progress.params.era != "1.8":
         samples = (end - start) * training.batch_size
         progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
@@ -129,7 +148,9 @@ def _keep_events(made: Path, kept: Path) -> None:
         shutil.move(file, kept / file.name)
 
 
-def _training(params: Params, data: Mapping[str, object], *, start: int, windows: int) -> TrainingSpec:
+def _training(
+    params: Params, data: Mapping[str, object], *, start: int, windows: int, sets: Mapping[str, str]
+) -> TrainingSpec:
     control = params.control
     batch_size = params.training["batch_size"]
     assert isinstance(batch_size, int), "read from the params file"
@@ -139,7 +160,8 @@ def _training(params: Params, data: Mapping[str, object], *, start: int, windows
     # Lines and files come in the order of the steps, as there: nothing is written while training goes on.
     found["checkpoint"] = {"every_steps": every, "keep_last": 2, "background": False}
     if params.scored:
-        found["evaluate"] = {"every_steps": min(control.eval_frequency or end, end), "at_start": False}
+        every = min(control.eval_frequency or end, end)
+        found["evaluate"] = {"every_steps": every, "at_start": False, "sets": sets}
     try:
         return TrainingSpec.model_validate(found)
     except ValidationError as error:
@@ -279,5 +301,5 @@ def _check_alone() -> None:
             "this command is one process on one device",
             field="WORLD_SIZE",
             value=os.environ["WORLD_SIZE"],
-            remedy="Start it without torchrun, or train on many devices with `regraft train` or a job.",
+            remedy="Start it without torchrun, or train on many devices with `regraft train --devices` or a job.",
         )

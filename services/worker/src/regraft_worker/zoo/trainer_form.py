@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from regraft.errors import InvalidInputError
-from regraft_worker.zoo.keys import Section, section_of, sort_keys, unknown_key, words
+from regraft_worker.zoo.keys import (
+    CLUSTER_KEYS,
+    READER_KEYS,
+    Section,
+    section_of,
+    sort_keys,
+    unknown_key,
+    words,
+)
 
 _INIT = words("seed model_dir backend model optimizer schedulers precision loop checkpoint logging callbacks loggers")
 _LOOP = words("num_steps max_steps num_epochs steps_per_epoch eval_frequency eval_steps grad_accum_steps")
@@ -23,16 +31,27 @@ _SCALING = words(
     "max_gradient_value"
 )
 _PRECISION = _SCALING | {"enabled", "fp16_type", "precision_opt_level", "log_loss_scale"}
-_QUIET_CALLBACKS = words(
-    "CheckLoss ComputeNorm ModelEvalMetrics RateProfiler SavePerformanceData LogOptimizerParamGroup DebugArgsPath "
-    "ScopedTrainFlags ScopedValidateFlags GlobalFlags DumpActivations ModelZooParamsMetadata TimeRemaining"
+_QUIET_CALLBACKS = dict.fromkeys(
+    words("CheckLoss ComputeNorm ModelEvalMetrics RateProfiler SavePerformanceData TimeRemaining"), words("")
 )
-_LOGGERS = frozenset(("TensorBoardLogger", "ProgressLogger", "WandbLogger"))
+_QUIET_CALLBACKS |= {
+    "LogOptimizerParamGroup": words("keys"),
+    "DebugArgsPath": words("debug_args_path"),
+    "DumpActivations": words("outdir buffer_steps"),
+    "ModelZooParamsMetadata": words("params"),
+}
+_FLAGS = words("ScopedTrainFlags ScopedValidateFlags GlobalFlags")  # their options are paths of flags, without end
+_LOGGERS = {
+    "TensorBoardLogger": words("summary_dir legacy_event_dirs"),
+    "ProgressLogger": words(""),
+    "WandbLogger": words("project group run_id run_name job_type tags resume"),
+}
 _BLOCKS = {
     "fit": frozenset(("train_dataloader", "val_dataloader", "ckpt_path")),
     "validate": frozenset(("val_dataloader", "ckpt_path")),
     "validate_all": frozenset(("val_dataloaders", "ckpt_paths")),
 }
+_INPUTS = words("train_dataloader val_dataloader val_dataloaders")
 _BLOCK_OF_MODE = {"train": "fit", "train_and_eval": "fit", "eval": "validate", "eval_all": "validate_all"}
 
 
@@ -74,6 +93,8 @@ def _run(init: Section, quiet: list[str]) -> dict[str, object]:
         no_effect=("wsc_log_level", "enable_act_frequency"),
     )
     quiet += sort_keys(backend, "trainer.init.backend", used=("compile_only", "validate_only"), no_effect=_BACKEND)
+    cluster = section_of(backend, "cluster_config", "trainer.init.backend")
+    sort_keys(cluster, "trainer.init.backend.cluster_config", used=CLUSTER_KEYS)
     renamed = {"steps": "checkpoint_steps"}
     found = {key: value for key, value in loop.items() if key != "grad_accum_steps"}
     found |= {renamed.get(key, key): value for key, value in checkpoint.items() if key in _CHECKPOINT}
@@ -95,15 +116,23 @@ def _callbacks(init: Section, quiet: list[str]) -> dict[str, object]:
             sort_keys(options, where, used=("load_checkpoint_states",))
             found["load_checkpoint_states"] = options.get("load_checkpoint_states")
         elif name in _QUIET_CALLBACKS:
+            sort_keys(options, where, used=_QUIET_CALLBACKS[name])
+            quiet.append(where)
+        elif name in _FLAGS:
             quiet.append(where)
         else:
-            known = {"KeepNCheckpoints", "LoadCheckpointStates", *_QUIET_CALLBACKS}
+            known = {"KeepNCheckpoints", "LoadCheckpointStates", *_QUIET_CALLBACKS, *_FLAGS}
             raise unknown_key(name, "trainer.init.callbacks", known)
-    for name, _ in _named(init.get("loggers"), "trainer.init.loggers"):
+    _loggers(init, quiet)
+    return found
+
+
+def _loggers(init: Section, quiet: list[str]) -> None:
+    for name, options in _named(init.get("loggers"), "trainer.init.loggers"):
         if name not in _LOGGERS:
             raise unknown_key(name, "trainer.init.loggers", _LOGGERS)
+        sort_keys(options, f"trainer.init.loggers.{name}", used=_LOGGERS[name])
         quiet.append(f"trainer.init.loggers.{name}")
-    return found
 
 
 def _optimizer(init: Section, quiet: list[str]) -> dict[str, object]:
@@ -144,6 +173,10 @@ def _blocks(trainer: Section) -> dict[str, dict[str, Any]]:
     found = {name: section_of(trainer, name, "trainer") for name in _BLOCKS}
     for name, block in found.items():
         sort_keys(block, f"trainer.{name}", used=_BLOCKS[name])
+        for key in block.keys() & _INPUTS:
+            for part in block[key] if isinstance(block[key], list) else [block[key]]:
+                if isinstance(part, dict):
+                    sort_keys(part, f"trainer.{name}.{key}", used=READER_KEYS)
     if found["validate_all"].get("ckpt_paths") is not None:
         raise InvalidInputError(
             "is not offered; every checkpoint in the model_dir is scored",
