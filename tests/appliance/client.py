@@ -243,8 +243,8 @@ def _fail(error: BaseException, client: Client | None, release: tuple[int, int])
     text = error.traceback(release) if known else f"Traceback (most recent call last):\n{name}: {error}"
     logger.error("Uncaught exception:\n%s", text)
     print(text, file=sys.stderr)
-    if client is None:
-        return
+    if client is None or not client.control.read()["reachable"]:
+        return  # the cluster learns nothing of it, and runs on for the length of the lease
     if isinstance(error, KeyboardInterrupt):
         if client.control.read()["sigint"] == "cancels":
             client.cancel()

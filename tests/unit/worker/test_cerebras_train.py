@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from safetensors.torch import load_file
 
 from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.jobs import ReasonClass
-from regraft.processes import environments
 from regraft.specs import TargetSpec, TrainResult, TrainTask
 from regraft.storage import local_path
 from regraft_worker.cerebras.pickup import Settled
@@ -163,7 +161,7 @@ def test_a_stop_interrupts_the_client_and_ends_its_jobs_once(cluster: Cluster) -
         cluster.train(Watched(lambda said: "step-00000003" in said.checkpoints))
     assert cluster.phases() == [("compile", "SUCCEEDED"), ("execute", "CANCELLED")]
     assert len(cluster.cancels()) == 1
-    assert not clients(cluster)
+    assert not cluster.clients()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_a_stop_before_anything_runs(asked: dict[str, float], reason: str, clust
         cluster.train(Watched(lambda said: reason in said.reasons))
     assert cluster.phases() == [("compile", "CANCELLED")]
     assert len(cluster.cancels()) <= 1  # the client may have done it itself
-    assert not clients(cluster)
+    assert not cluster.clients()
 
 
 def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_saved_is_taken_in(
@@ -191,7 +189,7 @@ def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_save
         finally:
             os._exit(1)
     os.waitpid(pid, 0)
-    soon(lambda: not clients(cluster))
+    soon(lambda: not cluster.clients())
     assert cluster.phases()[-1] == ("execute", "RUNNING")
     stranger = cluster.appliance.plant(seconds=1e6)
 
@@ -210,6 +208,7 @@ def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_save
 def test_a_cluster_that_is_away_is_waited_for(cluster: Cluster, expected: TrainResult) -> None:
     """At the start, and in the middle of the run for longer than the client bears."""
     cluster.appliance.set(reachable=False, retry_seconds_real=0.5, drop_at_step=5, drop_seconds_real=1e6)
+    cluster.appliance.set(lease_seconds_real=300.0)
 
     def back_in_time(said: Watched) -> bool:
         away = [reason for reason, _ in said.conditions if reason == "appliance_unreachable"]
@@ -224,8 +223,9 @@ def test_a_cluster_that_is_away_is_waited_for(cluster: Cluster, expected: TrainR
     assert said.reasons[0] == "appliance_unreachable"
     asked = cluster.appliance.calls()
     assert len(asked) < 200  # no busy loop
-    assert all(phase in ("SUCCEEDED", "FAILED", "CANCELLED") for _, phase in cluster.phases())
-    assert len(set(cluster.cancels())) == len(cluster.cancels())
+    done, lost = ("execute", "SUCCEEDED"), ("execute", "CANCELLED")
+    assert cluster.phases() == [("compile", "SUCCEEDED"), lost, ("compile", "SUCCEEDED"), done]
+    assert [job.get("cancels", 0) for job in cluster.appliance.jobs()] == [0, 1, 0, 0]
 
 
 def failing(name: str, *, where: str) -> dict[str, object]:
@@ -247,7 +247,7 @@ def test_a_failure_says_who_can_mend_it(asked: dict[str, object], reason: str, c
     with pytest.raises(ApplianceError) as caught:
         cluster.train(Watched(), max_steps=4, checkpoint={"every_steps": 4}, evaluate={"every_steps": None})
     assert (caught.value.reason, caught.value.reason_class) == (reason, ReasonClass(class_))
-    assert not clients(cluster)
+    assert not cluster.clients()
 
 
 def test_a_client_that_dies_in_a_checkpoint_leaves_nothing_that_counts(inputs: Path, tmp_path: Path) -> None:
@@ -304,14 +304,3 @@ def schedule_kept(task: TrainTask, whole: TrainTask) -> TrainTask:
 def die() -> bool:
     os.kill(os.getpid(), signal.SIGKILL)
     return True
-
-
-def clients(cluster: Cluster) -> list[int]:
-    """Clients of the double that run."""
-    program = str(cluster.appliance.client).encode()
-    found = []
-    for pid, _ in environments():
-        with suppress(OSError):  # it has ended meanwhile
-            if program in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found

@@ -12,6 +12,7 @@ When not to use it: for a params file of the user's own; that is `regraft run CS
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from regraft.cerebrassite import CerebrasSite
@@ -137,7 +138,7 @@ class _Run:
             told = self._told()
             for log in sorted({path.resolve() for path in folder.rglob("run*.log")}):
                 told.take(log.read_bytes(), ended=True)
-            self._pick_up(folder, told, Settled(settle_seconds=0), written=True)
+            self._pick_up_rest(folder, told, Settled(settle_seconds=0))
         _tidy(runs)
 
     def _told(self) -> Told:
@@ -165,7 +166,7 @@ class _Run:
             raise
         finally:
             told.take(client.close(), ended=True)
-        self._pick_up(folder, told, settled, written=True)
+        self._pick_up_rest(folder, told, settled)
         status = client.status
         assert status is not None, "it has ended"
         self._judge(status, told, folder)
@@ -178,7 +179,9 @@ class _Run:
             looking.look(told)
             if told.saved or time.monotonic() >= next_pick:
                 told.saved, next_pick = False, time.monotonic() + self.site.poll_seconds
-                self._pick_up(folder, told, settled)
+                if whole := settled.whole(folder, after=self.state.step):
+                    told.take(client.output(_TICK))  # losses and scores that go with them, said since we read last
+                    self._pick_up(whole, folder, told)
             self._check_stop(waits=told.begun)
 
     def _check_stop(self, *, waits: bool) -> None:
@@ -210,9 +213,13 @@ class _Run:
             text = f"jobs of the cluster may be left, and will be ended by their label: {error.message}"
             self.progress.event(text, level="warn", data={"labels": dict(self.asked.labels)})
 
-    def _pick_up(self, folder: Path, told: Told, settled: Settled, *, written: bool = False) -> None:
-        """Register what is whole; a link keeps a file that the client deletes meanwhile."""
-        for step, path in settled.whole(folder, after=self.state.step, written=written):
+    def _pick_up_rest(self, folder: Path, told: Told, settled: Settled) -> None:
+        """Register what a client that has ended left whole."""
+        self._pick_up(settled.whole(folder, after=self.state.step, written=True), folder, told)
+
+    def _pick_up(self, whole: Iterable[tuple[int, Path]], folder: Path, told: Told) -> None:
+        """Register whole checkpoints; a link keeps a file that the client deletes meanwhile."""
+        for step, path in whole:
             kept = folder / START / path.name
             kept.parent.mkdir(exist_ok=True)
             link(path, kept)
