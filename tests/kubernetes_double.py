@@ -198,8 +198,9 @@ class Double:
     def delete(self, name: str, options: Json) -> Json:
         with self.lock:
             job = self._job(name)
-            if options["preconditions"]["uid"] != job["metadata"]["uid"]:
-                raise RefusalError(409, "the uid is another")
+            for guard, wanted in options["preconditions"].items():
+                if wanted != job["metadata"][guard]:
+                    raise RefusalError(409, f"the {guard} is another")
             assert options["propagationPolicy"] == "Foreground"
             job["metadata"]["deletionTimestamp"] = "now"
             self.changed(job)

@@ -86,9 +86,47 @@ def test_a_stopped_worker_has_longer_than_a_stage_may_take_to_save() -> None:
         assert int(grace.removesuffix("s")) >= Settings().stop_seconds + 20
 
 
-def filled(text: str) -> str:
-    """With the defaults of its variables."""
-    return VARIABLE.sub(lambda match: match[2] or "", text)
+def filled(text: str, **given: str) -> str:
+    """With its variables as given, or else their defaults."""
+    return VARIABLE.sub(lambda match: given.get(match[1], match[2] or ""), text)
+
+
+def mounted(name: str, **given: str) -> dict[str, str]:
+    """What a service sees where, with whether it may write."""
+    parts = [filled(one, **given).split(":") for one in SERVICES[name]["volumes"]]
+    return {where: f"{what}:{'ro' if rest else 'rw'}" for what, where, *rest in parts}
+
+
+def test_a_cerebras_worker_is_the_user_whom_the_cluster_knows() -> None:
+    site = {"CEREBRAS_UID": "4711", "CEREBRAS_GID": "4700", "CEREBRAS_USER": "news", "CEREBRAS_PASSWD": "/srv/passwd"}
+    service, mounts = SERVICES["worker-cerebras"], mounted("worker-cerebras", **site)
+    assert filled(service["user"], **site) == "4711:4700"
+    assert mounts["/etc/passwd"] == "/srv/passwd:ro"
+    assert mounts["/etc/group"] == "/etc/group:ro"
+    # The image has a USER of its own, which Python asks before the numbers.
+    assert {filled(service["environment"][name], **site) for name in ("USER", "LOGNAME")} == {"news"}
+    assert service["environment"].items() >= SERVICES["worker"]["environment"].items()
+
+
+def test_the_token_program_is_where_the_client_looks_for_it() -> None:
+    folder = "/usr/local/cerebras/bin"
+    assert mounted("worker-cerebras", CEREBRAS_BIN="/srv/bin")[folder] == "/srv/bin:ro"
+    image = (ROOT / "services/worker/Dockerfile.cerebras").read_text()
+    assert f"ln -s {folder}/get-cerebras-token /opt/cerebras-links/" in image
+    assert "COPY --from=vendor /opt/cerebras-links/ /usr/local/bin/" in image
+    assert f":{folder}:" in re.findall(r"^ENV PATH=(\S+)", image, re.MULTILINE)[0]  # for csctl
+
+
+def test_artifacts_lie_where_a_cluster_reads_them() -> None:
+    """By one path in every container and on the cluster; without the settings for it, in the volume."""
+    here = "/srv/projects/regraft"
+    site = {"CEREBRAS_NFS": "/srv/projects", "STATE": here, "STATE_PATH": here}
+    assert mounted("worker-cerebras", **site)["/srv/projects"] == "/srv/projects:rw"
+    for name in ("api", "dataprep", "worker", "worker-gpu", "worker-cerebras"):
+        home = SERVICES[name]["environment"]["REGRAFT_HOME"]
+        assert mounted(name, **site)[filled(home, **site)].startswith(f"{here}:"), name
+        assert Settings(home=Path(filled(home, **site))).storage_root == f"file://{here}/storage"
+        assert mounted(name)[filled(home)].startswith("state:"), name
 
 
 def test_nothing_is_reachable_from_outside_and_servers_not_even_from_here() -> None:

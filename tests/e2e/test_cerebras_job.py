@@ -71,6 +71,34 @@ def messages(running: Deployment, job_id: str) -> list[str]:
     return [event["message"] for event in running.client.events(job_id)]
 
 
+def is_refused_before_anything_is_prepared(running: Deployment, job: dict[str, Any], appliance: Appliance) -> str:
+    """A model that the cluster cannot compile."""
+    appliance.set(failures=[{"class": "ApplianceCompilationError", "where": "compile"}])
+    refused = running.submit(on_cluster(job, preflight="compile"))
+    assert running.await_end(refused)["status"] == "failed"
+    stages = {stage["name"]: stage for stage in running.client.get_job(refused)["stages"]}
+    assert (stages["preflight"]["status"], stages["preflight"]["reason"]) == ("failed", "compilation_failed")
+    attempts = {name: len(stage["attempts"]) for name, stage in stages.items()}
+    assert attempts.pop("preflight") == 1
+    assert set(attempts.values()) == {0}
+    return refused
+
+
+def is_cancelled_once(running: Deployment, job: dict[str, Any], appliance: Appliance) -> None:
+    """In the cluster's queue, by a client that does not end its own job."""
+    appliance.set(queue_seconds=1e9, sigint="leaves")
+    cancelled = running.submit(on_cluster(job))
+    waits = lambda: running.stage(cancelled, "train")["reason"] == "waiting_for_appliance"  # noqa: E731
+    eventually(waits, seconds=60, what="a place in the queue")
+    running.client.act(cancelled, "cancel")
+    assert running.await_end(cancelled)["status"] == "cancelled"
+    ended = lambda: all(found["ended"] for found in appliance.jobs(**{"regraft-job": cancelled}))  # noqa: E731
+    eventually(ended, seconds=60, what="the end of the cluster's job")
+    (found,) = appliance.jobs(**{"regraft-job": cancelled})
+    assert (found["phase"], found["cancels"]) == ("CANCELLED", 1)
+    appliance.set(queue_seconds=0.0, sigint="cancels")
+
+
 def test_a_job_on_a_cluster_is_a_job_like_any_other(
     settings: Settings, job: dict[str, Any], appliance: Appliance
 ) -> None:
@@ -81,6 +109,7 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
         await_offer(running)
         with pytest.raises(InvalidInputError, match=r"target\.release"):
             running.submit(on_cluster(job, release="2.4"))
+        refused = is_refused_before_anything_is_prepared(running, job, appliance)
 
         appliance.set(step_seconds_real=0.7)
         killed = running.submit(on_cluster(job, preflight="validate"))
@@ -94,7 +123,9 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
         assert ended["stages"][0]["name"] == "preflight"
         assert [words[2] for words in appliance.calls("cancel", "job")] == [orphan]
         assert any("was left over by an earlier client" in message for message in messages(running, killed))
-        assert "compile" in {found["kind"] for found in appliance.jobs(**{"regraft-stage": "preflight"})}
+        of_preflight = {"regraft-job": killed, "regraft-stage": "preflight"}
+        assert "compile" in {found["kind"] for found in appliance.jobs(**of_preflight)}
+        is_cancelled_once(running, job, appliance)
 
         # A day in the queue, longer than a lease and than a stage may be silent.
         appliance.set(step_seconds_real=0.3, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 12)
@@ -116,4 +147,5 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
         assert here["status"] == "succeeded", here["message"]
         assert farthest(weights(here), weights(ended)) < 1e-5
         assert farthest(weights(here), weights(on_both)) < 1e-5
-        assert all(found["phase"] in ("SUCCEEDED", "CANCELLED") for found in appliance.jobs())
+        others = [found for found in appliance.jobs() if found["labels"]["regraft-job"] != refused]
+        assert all(found["phase"] in ("SUCCEEDED", "CANCELLED") for found in others)

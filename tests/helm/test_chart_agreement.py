@@ -11,17 +11,19 @@ from types import ModuleType
 
 import pytest
 import yaml
-from chart_rendering import CHART, SETS, Manifest, Rendered, rendered
+from chart_rendering import CHART, SETS, Manifest, Rendered, container, rendered, variables
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 from typer.main import get_command
 
 from helpers import key_for, spec
 from regraft import jobs as rules
+from regraft.cerebrassite import CerebrasSite
 from regraft.cli import make_app
 from regraft.jobstore import Jobs
 from regraft.plan import queue_for
 from regraft.settings import Settings
+from regraft.storage import local_path
 from regraft_api.app import create_app
 
 METRIC = re.compile(r"\bregraft_[a-z_]+")
@@ -73,14 +75,15 @@ def variables_of(found: Rendered) -> Iterator[str]:
     for one in found.all("ConfigMap"):
         yield from one["data"]
     for _, pod in found.pods():
-        for container in (*pod["containers"], *pod.get("initContainers", [])):
-            yield from (variable["name"] for variable in container.get("env", []))
+        for one in (*pod["containers"], *pod.get("initContainers", [])):
+            yield from (variable["name"] for variable in one.get("env", []))
 
 
 @pytest.mark.parametrize("values", SETS)
 def test_every_variable_of_ours_is_a_setting(helm: str, values: str) -> None:
     ours = {name for name in variables_of(rendered(helm, values)) if name.startswith("REGRAFT_")}
     known = {f"REGRAFT_{name.upper()}" for name in Settings.model_fields}
+    known |= {f"REGRAFT_CEREBRAS_{name.upper()}" for name in CerebrasSite.model_fields}
     assert len(ours) > 5
     assert ours <= known
 
@@ -94,18 +97,57 @@ def test_settings_of_the_config_map_are_accepted(helm: str, monkeypatch: pytest.
     assert settings.roots == (Path("/data"), Path("/models"))
 
 
+def test_the_cerebras_pool_is_a_client_of_the_cluster_that_its_values_name(
+    helm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = rendered(helm, "cerebras")
+    given = variables(container(found.pod("Deployment/regraft-worker-cerebras")))
+    for name, value in {**found.one("ConfigMap", "regraft")["data"], **given}.items():
+        if name.startswith("REGRAFT_") and isinstance(value, str):
+            monkeypatch.setenv(name, value)
+    site, settings = CerebrasSite(), Settings()
+    assert (site.client, site.release, site.csctl) == ("/software/venv/bin/cszoo", "2.10", "/usr/local/bin/csctl")
+    assert (site.mgmt_address, site.mgmt_namespace) == ("cluster.cerebras.example:8443", "job-operator")
+    assert site.credentials_path == "/opt/cerebras/certs/tls.crt"
+    assert (site.paths, site.compile_dir, site.systems) == (("/software/modelzoo/src",), "regraft", 2)
+    assert not [problem for problem in site.missing() if "not set" in problem]
+    for folder in (local_path(settings.storage_root), Path(site.model_dir)):
+        assert any(folder.is_relative_to(mount) for mount in site.mounts), folder
+    told = {
+        one["metadata"]["name"]: variables(container(one["spec"]["template"]["spec"]))
+        for one in found.all("Deployment")
+    }
+    has = {name for name, given in told.items() if any("CEREBRAS" in variable for variable in given)}
+    assert has == {"regraft-worker-cerebras"}
+
+
+def test_the_claim_of_artifacts_is_mounted_where_the_cluster_knows_it(helm: str) -> None:
+    found = rendered(helm, "cerebras")
+    assert found.one("ConfigMap", "regraft")["data"]["REGRAFT_STORAGE_URI"] == "file:///srv/projects/regraft/storage"
+    for name in ("api", "dataprep", "worker-cpu", "worker-cerebras"):
+        pod = found.pod(f"Deployment/regraft-{name}")
+        (volume,) = (one["name"] for one in pod["volumes"] if claim_of(one) == "nfs-artifacts")
+        (mount,) = (one for one in container(pod)["volumeMounts"] if one["name"] == volume)
+        assert mount["mountPath"] == "/srv/projects/regraft", name
+        assert pod["securityContext"]["runAsUser"] == 4711, name  # who writes to the export
+
+
+def claim_of(volume: Manifest) -> str | None:
+    return (volume.get("persistentVolumeClaim") or {}).get("claimName")
+
+
 @pytest.mark.parametrize("values", SETS)
 def test_every_argument_list_is_a_command(helm: str, values: str) -> None:
     program = get_command(make_app())
     for name, pod in rendered(helm, values).pods():
-        for container in (*pod["containers"], *pod.get("initContainers", [])):
-            if "command" in container or "/regraft/" not in container["image"]:
+        for one in (*pod["containers"], *pod.get("initContainers", [])):
+            if "command" in one or "/regraft/" not in one["image"]:
                 continue
             command = program
-            assert container["args"][0] == "regraft"
-            for word in container["args"][1:]:
+            assert one["args"][0] == "regraft"
+            for word in one["args"][1:]:
                 command = getattr(command, "commands", {}).get(word, command)
-            assert not hasattr(command, "commands"), (name, container["args"])
+            assert not hasattr(command, "commands"), (name, one["args"])
 
 
 def test_version_of_the_chart_is_that_of_the_project() -> None:

@@ -124,6 +124,7 @@ def test_further_egress_is_that_of_workers(helm: str) -> None:
     assert not may_send(found, "dataprep", 6443)
     assert not may_send(found, "api", 443)
     assert may_send(rendered(helm, "cerebras"), "worker-cerebras", 443)
+    assert may_send(rendered(helm, "cerebras"), "worker-cerebras", 8443)
     assert not may_send(rendered(helm, "cerebras"), "worker-cpu", 443)
 
 

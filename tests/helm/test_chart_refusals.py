@@ -25,6 +25,16 @@ BY_SCHEMA = {
     "a volume of two kinds": (
         'dataVolumes=[{"name":"a","mountPath":"/a","volume":{"nfs":{},"emptyDir":{}}}]', "volume", "1",
     ),
+    "a release of the appliance's client that is a number": (
+        "workers.cerebras.cerebras.release=2.10", "release", "string",
+    ),
+    "a management node without a port": (
+        'workers.cerebras.cerebras.mgmtAddress="cluster.example"', "mgmtAddress", "pattern",
+    ),
+    "a folder of the appliance that would be two": (
+        'workers.cerebras.cerebras.mountDirs=["/a,/b"]', "mountDirs", "pattern",
+    ),
+    "artifacts at a place that no URI names": ('storage.pvc.mountPath="/a b/"', "mountPath", "pattern"),
 }  # fmt: skip
 TOGETHER = {
     "no database": ('externalDatabase.existingSecret=""', "externalDatabase.existingSecret", "postgresql.enabled"),
@@ -48,6 +58,19 @@ TOGETHER = {
         "workers.cerebras.enabled=true,workers.cerebras.cerebras.userName=news", "workers.cerebras.runAsUser", "number",
     ),
 }  # fmt: skip
+SITE = "workers.cerebras.cerebras"
+OF_A_SITE = {
+    "a pool without a client": (f'{SITE}.client=""', f"{SITE}.client", "docs/cerebras.md"),
+    "a client without a release": (f'{SITE}.release=""', f"{SITE}.release", "docs/cerebras.md"),
+    "no management node": (f'{SITE}.mgmtAddress=""', f"{SITE}.mgmtAddress", "docs/cerebras.md"),
+    "no namespace": (f'{SITE}.mgmtNamespace=""', f"{SITE}.mgmtNamespace", "docs/cerebras.md"),
+    "no folder": (f"{SITE}.mountDirs=[]", f"{SITE}.mountDirs", "docs/cerebras.md"),
+    "artifacts that the cluster does not see": (
+        'storage.pvc.mountPath="/var/lib/regraft"', f"{SITE}.mountDirs", "/var/lib/regraft", "storage.pvc.mountPath",
+    ),
+    "a folder that only begins like the artifacts'": (f'{SITE}.mountDirs=["/srv/projects/re"]', f"{SITE}.mountDirs"),
+    "artifacts in a bucket": ('storage={"kind":"s3","s3":{"uri":"s3://artifacts/regraft"}}', "storage.kind: pvc"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BY_SCHEMA)
@@ -65,6 +88,15 @@ def test_what_does_not_fit_together_is_refused(helm: str, case: str) -> None:
     settings, *named = TOGETHER[case]
     with pytest.raises(HelmError) as refusal:
         rendered(helm, "default", *(as_json(setting) for setting in settings.split(",")))
+    for word in named:
+        assert word in str(refusal.value), str(refusal.value)
+
+
+@pytest.mark.parametrize("case", OF_A_SITE)
+def test_a_pool_that_would_offer_no_cluster_is_refused(helm: str, case: str) -> None:
+    setting, *named = OF_A_SITE[case]
+    with pytest.raises(HelmError) as refusal:
+        rendered(helm, "cerebras", setting)
     for word in named:
         assert word in str(refusal.value), str(refusal.value)
 

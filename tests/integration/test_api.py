@@ -54,6 +54,7 @@ def fault(response: Any, *, status: int = 422) -> dict[str, Any]:
     assert body["status"] == status
     assert "Traceback" not in response.text
     (found,) = body["errors"]
+    assert len({"pointer", "parameter", "header"} & set(found)) == 1
     return dict(found)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, MetaData, text
 
 from helpers import spec
 from regraft import discover
+from regraft.jobs import StageName
 from regraft.jobstore import Announcements, Claim, Jobs, Keys, Leases, Outcome, Report, Scope, make_engine, migrate
 from regraft.settings import Settings
 
@@ -81,7 +82,15 @@ def test_what_was_running_goes_on_in_the_restored_database(engine: Engine, setti
 
 def claim_of(engine: Engine, job: str) -> Claim:
     """The claim that `w1` holds."""
-    return Claim(stage_id=f"{job}.train", job_id=job, stage="train", epoch=1, spec=spec(), results={})  # type: ignore[arg-type]
+    return Claim(
+        stage_id=f"{job}.train",
+        job_id=job,
+        stage=StageName.TRAIN,
+        epoch=1,
+        worker="w1",
+        spec=spec(),
+        results={},
+    )
 
 
 def goes_on(engine: Engine, settings: Settings, job: str, key: str) -> None:

@@ -16,7 +16,7 @@ from regraft.settings import Settings
 from regraft.specs import AttemptRef
 from regraft_worker.cerebras.csctl import Csctl
 from regraft_worker.cerebras.marks import labels_of
-from regraft_worker.reconcile import Reconciler
+from regraft_worker.reconcile import sweep_cerebras
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_what_no_attempt_follows_up_is_cancelled_once(engine: Engine, settings: 
     others = planted(appliance, AttemptRef(job="job-of-another-deployment", stage="prepare", epoch=1))
     unmarked = appliance.plant(seconds=1e6)
 
-    reconciler = Reconciler(engine, Csctl(CerebrasSite(csctl=str(appliance.csctl))))
-    assert reconciler.sweep() == [orphan]
-    assert reconciler.sweep() == []
+    csctl = Csctl(CerebrasSite(csctl=str(appliance.csctl)))
+    assert sweep_cerebras(engine, csctl) == [orphan]
+    assert sweep_cerebras(engine, csctl) == []
     assert appliance.calls("cancel", "job") == [["cancel", "job", orphan]]
     phases = {job["id"]: job["phase"] for job in appliance.jobs()}
     assert {name: phases[name] for name in (held, others, unmarked)} == dict.fromkeys(

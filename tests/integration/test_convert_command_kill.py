@@ -62,11 +62,12 @@ STEM = "pytorch_model_to_cs-2.2"
 WAYS = {
     "one file": Way(
         ("--tgt-fmt", "cs-1.8"),
-        ("config_to_cs-2.2_to_cs-1.8.yaml", f"{STEM}_to_cs-1.8.mdl"),
+        ("config_to_cs-2.2_to_cs-1.8.yaml", f"{STEM}_to_cs-1.8.verification.json", f"{STEM}_to_cs-1.8.mdl"),
         (
             f"/{STEM}_to_cs-1.8.mdl",
             "/proven.json",
             "/config_to_cs-2.2_to_cs-1.8.yaml",
+            f"/{STEM}_to_cs-1.8.verification.json",
             f"out/{STEM}_to_cs-1.8.mdl",
         ),
         0,
@@ -144,3 +145,26 @@ def test_finished_shards_are_kept_and_others_made_anew(source: Path, tmp_path: P
     assert "went on" not in other.stderr
     (folder,) = out.iterdir()
     assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_pair_that_is_overwritten_is_old_or_incomplete_or_new_and_never_mixed(source: Path, tmp_path: Path) -> None:
+    way, out = WAYS["one file"], tmp_path / "out"
+    assert convert(source, way, tmp_path / "undisturbed").returncode == 0
+    new = seen(tmp_path / "undisturbed")
+    out.mkdir()
+    for name in way.outputs:
+        (out / name).write_bytes(f"old {name}".encode())
+    old, (config, proof, checkpoint) = seen(out), way.outputs
+    for at, expected in {
+        f"/replaced-{checkpoint}": old,
+        f"out/{config}": {config: old[config], proof: old[proof]},
+        f"out/{proof}": {config: new[config], proof: old[proof]},
+        f"out/{checkpoint}": {config: new[config], proof: new[proof]},
+    }.items():
+        done = convert(source, way, out, at=at, options=("--overwrite",))
+        assert done.returncode == -signal.SIGKILL, (at, done.stderr)
+        assert seen(out) == expected
+    done = convert(source, way, out, options=("--overwrite",))
+    assert done.returncode == 0, done.stderr
+    assert seen(out) == new
+    assert sorted(path.name for path in out.iterdir()) == sorted(way.outputs)

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from helpers import eventually, key_for, spec
 from regraft.errors import InvalidInputError
 from regraft.jobstore import Jobs, Keys, Scope
+from regraft.keyfile import is_loopback
 from regraft.settings import Settings
 from regraft_api import door
 from regraft_api.app import create_app
@@ -32,6 +33,11 @@ BELOW = {"write": Scope.READ, "admin": Scope.WRITE}
 def client(settings: Settings) -> Iterator[TestClient]:
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
+
+
+def test_the_api_listens_on_loopback_unless_told() -> None:
+    assert is_loopback(Settings.model_fields["api_host"].default)
+    assert not is_loopback("0.0.0.0")
 
 
 def filled(path: str, job_id: str) -> str:

@@ -75,6 +75,29 @@ def test_a_key_that_was_used_for_another_request_is_refused(client: TestClient) 
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
+def test_an_equal_request_is_answered_though_its_checks_would_fail_by_now(settings: Settings, engine: Engine) -> None:
+    """Its worker is gone, and what was pinned has moved; each process of the API knows the workers of its own time."""
+    headers = {**key_for(settings), "Idempotency-Key": "k"}
+    processes = [create_app(settings.model_copy(update={"check_files": False})) for _ in range(2)]
+    with TestClient(processes[0], headers=headers) as client:
+        first = client.post("/jobs", json=JOB)
+        clone = client.post(f"/jobs/{first.json()['id']}/clone", json={}, headers={"Idempotency-Key": "k2"})
+    assert (first.status_code, clone.status_code) == (202, 202)
+    Workers(engine).seen("w", service="worker", version="1", queues=[], offers={"targets": {"gpu": {"devices": 1}}})
+    with TestClient(processes[1], headers=headers) as client:
+        assert client.post("/jobs", json=JOB, headers={"Idempotency-Key": "new"}).status_code == 422
+        for params in ({}, {"plan_hash": "0" * 64}):
+            again = client.post("/jobs", json=JOB, params=params)
+            assert (again.status_code, again.text) == (202, first.text)
+            assert again.headers["idempotent-replayed"] == "true"
+        url = f"/jobs/{first.json()['id']}/clone"
+        assert client.post(url, json={}, headers={"Idempotency-Key": "k2"}).text == clone.text
+        assert client.post("/jobs", json=JOB, params={"dry_run": True}).status_code == 422
+        other = client.post("/jobs", json={**JOB, "name": "other"})
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(Jobs(engine).find(limit=9)[0]) == 2
+
+
 def test_a_key_whose_request_is_still_worked_on_is_a_conflict(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,47 +157,6 @@ def test_a_clone_differs_where_it_is_told_to(client: TestClient) -> None:
     wrong = client.post(f"/jobs/{first['id']}/clone", json={"overrides": {"training": {"max_steps": -1}}})
     assert wrong.status_code == 422
     assert wrong.json()["errors"][0]["pointer"] == "#/overrides/training/max_steps"
-
-
-def test_what_a_stage_printed_can_be_read_searched_and_fetched_in_part(
-    client: TestClient, leases: Leases, settings: Settings
-) -> None:
-    job_id = client.post("/jobs", json=JOB).json()["id"]
-    claim = claimed(leases, job_id, "prepare")
-    folder = settings.log_folder / job_id
-    folder.mkdir(parents=True)
-    (folder / "prepare-1.log.1").write_text("the oldest\nWarning: one\n")
-    (folder / "prepare-1.log").write_text("between\nwarning: two\nunfinished")
-    leases.finish(claim, Outcome(status="succeeded", result={}))
-    lines = client.get(f"/jobs/{job_id}/logs/prepare", params={"limit": 2}).json()
-    assert ([line["text"] for line in lines["data"]], lines["has_more"]) == (["the oldest", "Warning: one"], True)
-    rest = client.get(f"/jobs/{job_id}/logs/prepare", params={"after": lines["last_id"]}).json()
-    assert [line["text"] for line in rest["data"]] == ["between", "warning: two", "unfinished"]
-    found = client.get(f"/jobs/{job_id}/logs/prepare", params={"search": "WARNING"}).json()
-    assert [line["text"] for line in found["data"]] == ["Warning: one", "warning: two"]
-    url = f"/jobs/{job_id}/logs/prepare/1"
-    whole = client.get(url, params={"follow": True}).text
-    assert whole == "the oldest\nWarning: one\nbetween\nwarning: two\nunfinished"
-    for asked, expected in (("bytes=4-9", whole[4:10]), ("bytes=-5", whole[-5:]), ("bytes=20-", whole[20:])):
-        part = client.get(url, headers={"Range": asked})
-        assert (part.status_code, part.text) == (206, expected)
-        assert part.headers["content-range"].endswith(f"/{len(whole)}")
-    assert client.get(url, headers={"Range": "bytes=900-"}).status_code == 416
-    assert client.get(f"/jobs/{job_id}/logs/prepare/2").status_code == 404
-
-
-def test_a_log_is_followed_until_its_attempt_has_ended(client: TestClient, leases: Leases, settings: Settings) -> None:
-    job_id = client.post("/jobs", json=JOB).json()["id"]
-    claim = claimed(leases, job_id, "prepare")
-    log = settings.log_folder / job_id / "prepare-1.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("first\n")
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(client.get, f"/jobs/{job_id}/logs/prepare/1", params={"follow": True})
-        with log.open("a") as file:
-            file.write("second\n")
-        leases.finish(claim, Outcome(status="succeeded", result={}))
-        assert following.result(20).text == "first\nsecond\n"
 
 
 def test_a_series_is_short_and_hides_no_spike(client: TestClient, leases: Leases) -> None:
@@ -296,3 +278,54 @@ def test_the_history_of_many_jobs_reads_in_pages_from_both_ends(client: TestClie
     assert ([job["id"] for job in before["data"]], before["has_more"]) == (ids[:2], False)
     assert client.get("/jobs", params={"after": ids[0], "before": ids[1]}).status_code == 422
     assert json.loads(client.get("/jobs", params={"after": "job-none"}).text)["errors"][0]["field"] == "after"
+
+
+FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], int, dict[str, str]]] = {
+    "query, by its form": (("GET", "/jobs"), {"params": {"limit": 0}}, 422, {"parameter": "limit"}),
+    "query, one of several": (("GET", "/jobs"), {"params": {"label": "x"}}, 422, {"parameter": "label"}),
+    "query, by the store": (("GET", "/jobs"), {"params": {"after": "none"}}, 422, {"parameter": "after"}),
+    "query, a conflict": (
+        ("POST", "/jobs"),
+        {"json": JOB, "params": {"plan_hash": "0" * 64}},
+        409,
+        {"parameter": "plan_hash"},
+    ),
+    "path": (("GET", "/jobs/none"), {}, 404, {"parameter": "job_id"}),
+    "path, by its form": (("GET", "/jobs/a b"), {}, 422, {"parameter": "job_id"}),
+    "header, by its form": (
+        ("POST", "/jobs"),
+        {"json": JOB, "headers": {"Idempotency-Key": "a b"}},
+        422,
+        {"header": "Idempotency-Key"},
+    ),
+    "header, by the store": (
+        ("PATCH", "/jobs/ID"),
+        {"json": {"labels": {}}, "headers": {"If-Match": '"v9"'}},
+        412,
+        {"header": "If-Match"},
+    ),
+    "body": (
+        ("POST", "/jobs"),
+        {"json": {**JOB, "target": {"kind": "cpu", "devices": 0}}},
+        422,
+        {"pointer": "#/target/devices"},
+    ),
+    "body, a name with a slash": (
+        ("POST", "/jobs"),
+        {"json": {**JOB, "labels": {"a/~b": 1}}},
+        422,
+        {"pointer": "#/labels/a~1~0b"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_whatever_is_wrong_its_place_in_the_request_is_named(client: TestClient, case: str) -> None:
+    (method, path), sent, status, place = FAULTS[case]
+    job_id = client.post("/jobs", json=JOB).json()["id"]
+    answer = client.request(method, path.replace("ID", job_id), **sent)
+    assert answer.status_code == status, answer.text
+    (found,) = answer.json()["errors"]
+    assert {name: found[name] for name in ("pointer", "parameter", "header") if name in found} == place
+    assert found["field"].split(".")[0] == next(iter(place.values())).removeprefix("#/").split("/")[0]
+    assert "value" in found and found["message"]

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from helpers import spec
 from regraft.errors import LimitError
 from regraft.jobs import Priority
-from regraft.jobstore import Announcements, Jobs, Leases, Operations, Outcome
+from regraft.jobstore import Announcements, Control, Jobs, Leases, Operations, Outcome
 from regraft.settings import Settings
 
 QUEUES = ["prepare", "convert", "train.cpu"]
@@ -61,6 +61,17 @@ def test_a_project_at_its_limit_lets_the_next_job_wait(
     Operations(engine).limit("default", max_unfinished=None, max_running=None)
     assert announcements.admit() == 1
     assert jobs.get(second.id).stages[0].status == "ready"
+
+
+def test_a_job_that_was_paused_before_it_began_waits_its_turn_again(jobs: Jobs, engine: Engine) -> None:
+    Operations(engine).limit("default", max_unfinished=None, max_running=1)
+    control = Control(engine)
+    first = jobs.create(spec())
+    control.pause(first.id)
+    second = jobs.create(spec())
+    assert second.stages[0].status == "ready", "the slot is free"
+    control.resume(first.id)
+    assert [jobs.get(job.id).stages[0].status for job in (first, second)] == ["pending", "ready"]
 
 
 def test_a_project_with_too_many_jobs_is_refused_another(jobs: Jobs, engine: Engine) -> None:

@@ -58,6 +58,44 @@ def test_what_cannot_be_had_is_refused_by_its_field(target: dict[str, Any], fiel
     assert client.get(f"/jobs/{job_id}").json()["status"] == "paused"
 
 
+INEXPRESSIBLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"batch_size": 7}, {"num_csx": 2}, "target.num_csx"),
+    ({"early_stopping": {}, "evaluate": {"every_steps": 1000}}, {}, "training.early_stopping"),
+    ({"loss_spike": {"policy": "roll_back"}}, {}, "training.loss_spike.policy"),
+    ({"optimizer": {"name": "adamw_torch"}}, {}, "training.optimizer.name"),
+    ({"precision": "fp32"}, {"fp16_type": "cbfloat16"}, "target.fp16_type"),
+    ({"evaluate": {"every_steps": 7}, "checkpoint": {"every_steps": 5}}, {}, "training.evaluate.every_steps"),
+]
+
+
+@pytest.mark.parametrize(("training", "target", "field"), INEXPRESSIBLE)
+@pytest.mark.parametrize("way", ["jobs", "plan", "resume"])
+def test_what_a_cluster_cannot_be_told_is_refused_before_anything_starts(
+    way: str, training: dict[str, Any], target: dict[str, Any], field: str, client: TestClient
+) -> None:
+    there = {"target": {"kind": "cerebras", **target}}
+    job = spec().model_dump(mode="json", by_alias=True) | {"training": {"max_steps": 3, **training}}
+    if way == "resume":
+        answer = client.post(f"/jobs/{paused(client, **job)}/resume", json=there)
+    else:
+        answer = client.post("/jobs" if way == "jobs" else "/jobs/plan", json=job | there)
+    assert answer.status_code == 422, answer.json()
+    (fault,) = answer.json()["errors"]
+    assert (fault["field"], answer.json()["code"]) == (field, "not_expressible_in_cs")
+
+
+@pytest.mark.parametrize(("release", "status"), [("1.9", 422), ("2.10", 202)])
+def test_the_site_s_release_decides_where_the_job_names_none(
+    release: str, status: int, client: TestClient, engine: Engine
+) -> None:
+    offers = OFFERS | {"cerebras": {**OFFERS["cerebras"], "release": release}}
+    Workers(engine).seen("w", service="worker", version="1", queues=["train.cpu"], offers={"targets": offers})
+    job = spec().model_dump(mode="json", by_alias=True)
+    answer = client.post("/jobs", json=job | {"target": {"kind": "cerebras", "precision_opt_level": 1}})
+    assert answer.status_code == status, answer.json()
+    assert status == 202 or answer.json()["errors"][0]["field"] == "target.precision_opt_level"
+
+
 def test_a_precision_that_the_new_target_lacks_is_refused(client: TestClient) -> None:
     job_id = paused(client, training={"max_steps": 3, "precision": "bf16"})
     answer = client.post(f"/jobs/{job_id}/resume", json={"target": {"kind": "gpu"}})

@@ -112,7 +112,7 @@ def test_the_tokenizer_of_a_checkpoint_is_beside_its_weights(base: str, folder: 
     job = JobSpec.model_validate({**SMALLEST, "base_checkpoint": {"uri": base}})
     task = task_for(StageName.PREPARE, job_id="j", spec=job, results={}, storage="/s")
     assert isinstance(task, PrepareTask)
-    assert (task.tokenizer_uri, task.checkpoint_uri) == (folder, folder)
+    assert (task.tokenizer_uri, task.checkpoint_uri) == (folder, base)
     task = task_for(StageName.CONVERT, job_id="j", spec=job, results={}, storage="/s")
     assert isinstance(task, ConvertTask)
     assert task.checkpoint_uri == base

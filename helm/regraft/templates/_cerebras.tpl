@@ -57,3 +57,41 @@
   readOnly: true
 {{- end }}
 {{- end }}
+
+{{/* Where the cluster is and what it mounts, from the values of a pool; what is empty is the process's own default. */}}
+{{- define "regraft.cerebras.env" -}}
+{{- $site := pick . "client" "release" "csctl" }}
+{{- $_ := set $site "mgmt_address" .mgmtAddress }}
+{{- $_ := set $site "mgmt_namespace" .mgmtNamespace }}
+{{- $_ := set $site "credentials_path" .credentialsPath }}
+{{- $_ := set $site "mount_dirs" (join "," .mountDirs) }}
+{{- $_ := set $site "python_paths" (join "," .pythonPaths) }}
+{{- $_ := set $site "compile_dir" .compileDir }}
+{{- $_ := set $site "model_dir" .modelDir }}
+{{- $_ := set $site "systems" (int .systems | toString) }}
+{{- range $name, $value := $site }}
+{{- if $value }}
+- name: REGRAFT_CEREBRAS_{{ upper $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Refuses a pool that would offer no cluster, or jobs whose artifacts the cluster cannot read: root, name and pool. */}}
+{{- define "regraft.cerebras.validate" -}}
+{{- $where := printf "workers.%s.cerebras" .name }}
+{{- $cerebras := .pool.cerebras }}
+{{- range $value := list "client" "release" "mgmtAddress" "mgmtNamespace" "mountDirs" }}
+{{- if not (get $cerebras $value) }}
+{{- fail (printf "%s.%s is empty: the pool would offer no cluster without it; see docs/cerebras.md" $where $value) }}
+{{- end }}
+{{- end }}
+{{- $home := include "regraft.home" .root }}
+{{- $seen := false }}
+{{- range $cerebras.mountDirs }}
+{{- $seen = or $seen (hasPrefix (printf "%s/" (trimSuffix "/" .)) (printf "%s/" $home)) }}
+{{- end }}
+{{- if not (and $seen (eq .root.Values.storage.kind "pvc")) }}
+{{- fail (printf "%s.mountDirs does not hold the artifacts, which are under %s: set storage.pvc.mountPath to the path by which the cluster mounts the claim of storage.pvc (storage.kind: pvc), and name it or a folder above it there" $where $home) }}
+{{- end }}
+{{- end }}

@@ -109,6 +109,9 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if dig "cerebras" "enabled" false (default (dict) .options) }}
+{{- include "regraft.cerebras.env" .options.cerebras }}
+{{- end }}
 {{- with dig "cerebras" "userName" "" (default (dict) .options) }}
 - name: USER
   value: {{ . }}

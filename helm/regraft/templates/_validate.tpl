@@ -37,6 +37,9 @@
 {{- if and $pool.cerebras.enabled $pool.cerebras.userName (not $pool.runAsUser) }}
 {{- fail (printf "workers.%s.runAsUser is not set: cerebras.userName needs the user's number on the cluster, and runAsGroup its group's" $name) }}
 {{- end }}
+{{- if $pool.cerebras.enabled }}
+{{- include "regraft.cerebras.validate" (dict "root" $ "name" $name "pool" $pool) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -1,7 +1,10 @@
 {{/* Volumes and their mounts. The root file system is read-only: /tmp and the home folder are what can be written. With
      `storage.kind: pvc` the home folder is the claim, so that artifacts and logs are seen by all. */}}
 
-{{- define "regraft.home" -}}/var/lib/regraft{{- end }}
+{{/* The root. Artifacts have their path in the database, so it is the same in every pod. */}}
+{{- define "regraft.home" -}}
+{{ ternary .Values.storage.pvc.mountPath "/var/lib/regraft" (eq .Values.storage.kind "pvc") }}
+{{- end }}
 
 {{/* root, options; `scratchSize` and `sharedMemorySize` of the options limit what is local; `light` for a process that
      touches neither artifacts nor corpora. */}}
@@ -52,12 +55,12 @@
 
 {{- define "regraft.volumeMounts" -}}
 - name: home
-  mountPath: {{ include "regraft.home" . }}
+  mountPath: {{ include "regraft.home" .root }}
 - name: tmp
   mountPath: /tmp
 {{- if and .root.Values.logs.existingClaim (not .light) }}
 - name: logs
-  mountPath: {{ include "regraft.home" . }}/logs
+  mountPath: {{ include "regraft.home" .root }}/logs
 {{- end }}
 {{- if .options.sharedMemorySize }}
 - name: shared-memory

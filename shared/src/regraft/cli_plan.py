@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from regraft import planning
+from regraft import cerebras_limits, planning
 from regraft.cli_jobs import api_client
 from regraft.client import UnreachableError
 from regraft.errors import InvalidInputError
@@ -56,6 +56,7 @@ def _remote(job: dict[str, Any], storage: Path | None) -> Plan:
 
 def _local(job: dict[str, Any], names: list[str], storage: Path | None) -> Plan:
     spec = _spec(job)
+    cerebras_limits.check_job(spec)
     where = storage or Path(os.environ.get("REGRAFT_HOME", "~/.regraft")).expanduser() / "storage"
     return planning.make_plan(
         spec, planning.look(spec), offers=_offers(spec, names), history=(), storage=where.absolute().as_uri()

@@ -3,15 +3,16 @@
 One file holds `n` windows of `M` (max sequence length) tokens in the layout of the Cerebras Model Zoo's HDF5 tools,
 which their readers and this project's trainer take alike:
 
-    dataset `data`, int32, shape (n, 3, M), HDF5 chunks of (1, 3, M), filters shuffle and gzip
+    dataset `data`, int32, shape (n, 3, M), HDF5 chunks of (k, 3, M), filters shuffle and gzip
         [:, 0] input_ids
         [:, 1] attention_mask: really a loss mask, 1 where the label counts, 0 on padding
         [:, 2] labels: input_ids shifted by one on disk; the model does not shift
     root attribute `n_examples` = n
     files `examples_{file_no}_0.h5` flat in one folder (no sub-folders: foreign readers do not look into them)
 
-The trade-off: one chunk per window costs a B-tree entry and a zlib call each, and buys random access to any window
-at the price of that window. Not for text, nor for token streams without windows.
+The trade-off: a chunk holds the k windows that fit in 100 kB, a power of two, so that there are few B-tree entries and
+zlib calls; a window that is read alone costs inflating its whole chunk. Not for text, nor for token streams without
+windows.
 """
 
 from __future__ import annotations

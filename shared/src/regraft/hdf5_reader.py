@@ -120,7 +120,8 @@ class Dataset:
         self.max_sequence_length = _window_length(first, max_sequence_length)
         self.features = _LAYOUTS.get(first.rows, FEATURES)
         """What the rows of a window are, in the order in which they are read."""
-        self._order = None if self.is_stream else _order_on_disk(folder, self.features)
+        self.order = None if self.is_stream else _order_on_disk(folder, self.features)
+        """Where these rows lie on disk, on axis 1; None: in the same order."""
         self._files = _Files(self.shards)
 
     def __len__(self) -> int:
@@ -155,7 +156,7 @@ class Dataset:
 
     def _windows(self, start: int, end: int) -> npt.NDArray[Any]:
         found = self._files.span(start, end)
-        return found if self._order is None else found[:, self._order]
+        return found if self.order is None else found[:, self.order]
 
     def _cut(self, start: int, end: int) -> npt.NDArray[Any]:
         length = self.max_sequence_length

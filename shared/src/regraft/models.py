@@ -43,7 +43,7 @@ UNFINISHED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
 class OfProject:
-    """Mixed into every table whose rows belong to somebody. Tenants come later; the column is there from the start."""
+    """Mixed into every table whose rows belong to somebody; the column came with migration 0002. Tenants come later."""
 
     project_id: Mapped[str] = mapped_column(server_default=text(f"'{DEFAULT_PROJECT}'"))
 

@@ -107,18 +107,17 @@ def _overridden(training: TrainingSpec, override: Mapping[str, Any]) -> Training
 def _prepare(spec: JobSpec, storage: str) -> PrepareTask:
     own = spec.dataset.tokenizer == "checkpoint"
     steps = spec.training.max_steps
-    beside_weights = _folder(spec.base_checkpoint.uri)
     return PrepareTask(
         dataset=spec.dataset,
-        tokenizer_uri=beside_weights if own else spec.dataset.tokenizer,
-        checkpoint_uri=beside_weights,
+        tokenizer_uri=_folder(spec.base_checkpoint.uri) if own else spec.dataset.tokenizer,
+        checkpoint_uri=spec.base_checkpoint.uri,
         planned_windows=None if steps is None else steps * spec.training.batch_size,
         output_uri=f"{storage.rstrip('/')}/datasets",
     )
 
 
 def _folder(checkpoint: str) -> str:
-    """Where the tokenizer and the config of a checkpoint are, which may be named by its weights."""
+    """Where the tokenizer of a checkpoint is, which may be named by its weights."""
     folder, slash, _ = checkpoint.rpartition("/")
     return folder if slash and checkpoint.endswith(WEIGHT_SUFFIXES) else checkpoint
 

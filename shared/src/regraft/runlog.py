@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from regraft.logparts import end_of, older_parts, part
+
 PARTS = 4
 CHUNK = 1 << 16
 BLOT = b"********"
@@ -25,7 +27,7 @@ def secrets_in(*urls: str) -> list[bytes]:
 
 
 class RunLog:
-    """Copies `stream` to `path` until its end; older parts are `path`.1 (newest) to `path`.4."""
+    """Copies `stream` to `path` until its end; of the older parts, `part(path, begin)`, the last `PARTS` are kept."""
 
     def __init__(self, stream: BinaryIO, path: Path, *, max_bytes: int, secrets: Sequence[bytes] = ()) -> None:
         self._stream, self.path, self._max_bytes, self._secrets = stream, path, max_bytes, secrets
@@ -80,15 +82,12 @@ class RunLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-            for number in range(PARTS - 1, 0, -1):
-                older = part(self.path, number)
-                if older.exists():
-                    older.replace(part(self.path, number + 1))
-            self.path.replace(part(self.path, 1))
+            self._rotate()
         self._file = self.path.open("ab", buffering=0)
         self._size = self.path.stat().st_size
 
-
-def part(path: Path, number: int) -> Path:
-    """Where the part `number` of a log is."""
-    return path.with_name(f"{path.name}.{number}")
+    def _rotate(self) -> None:
+        older = older_parts(self.path)
+        self.path.replace(part(self.path, end_of(older)))
+        for _, path in older[: max(0, len(older) + 1 - PARTS)]:
+            path.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,40 @@ def test_rows_of_document_boundaries_are_kept(tmp_path: Path, tokenizer_dir: Pat
     np.testing.assert_array_equal(read(result.uri, "train"), block[:4])
 
 
+@pytest.mark.parametrize(
+    ("params", "ids"),
+    [
+        ({}, {"eos_id": 0}),
+        ([], {"eos_id": 0}),
+        ({"dataset": None, "processing": 3}, {"eos_id": 0}),
+        ({"eos_id": 5, "pad_id": 6}, {"eos_id": 5, "pad_id": 6}),
+        ({"processing": {"eos_id": 5, "pad_id": None}, "post-process": {"pad_id": 7}}, {"eos_id": 5, "pad_id": 7}),
+    ],
+)
+def test_the_side_files_have_the_ids_that_are_known(
+    params: Any, ids: dict[str, int], tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    write(tmp_path / "other", windows(10), params=params)
+    result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    for split, count in (("train", 9), ("eval", 1)):
+        written = json.loads((local_path(result.uri) / split / "data_params.json").read_text())
+        assert written["post-process"] == {"n_examples": count, "vocab_size": 512, **ids}
+
+
+def test_a_full_disk_is_an_error_before_hdf5_meets_it(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "other", windows(6))
+    status = os.statvfs(tmp_path)
+    values = list(status)
+    values[4] = 2**20 // status.f_frsize  # f_bavail: one MiB
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    assert caught.value.errno == errno.ENOSPC
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json"]
+
+
 def spoilt(change: str) -> npt.NDArray[Any]:
     block = windows(6)
     match change:
@@ -139,3 +175,42 @@ def test_the_name_follows_the_bytes(tmp_path: Path, tokenizer_dir: Path) -> None
     write(tmp_path / "c", windows(6, seed=2))
     one, same, other = (prepare(task(tmp_path / name, tokenizer_dir, tmp_path / name / "out")) for name in "abc")
     assert one.address == same.address != other.address
+
+
+def test_the_name_follows_what_the_rows_are_taken_for(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """The same bytes: as they are, with an inverted mask, and with two rows the other way round."""
+    block = windows(10, rows=5)
+    block[:, 1] = np.random.default_rng(0).integers(0, 2, (10, M))
+    block[:, 3], block[:, 4] = np.arange(M)[::-1], np.arange(M)
+    swapped = ["input_ids", "attention_mask", "labels", "position_ids", "attention_span"]
+    addresses = set()
+    for params in ({}, {"dataset": {"inverted_mask": True}}, {"features": swapped}):
+        write(tmp_path / "other", block, params=params)
+        result = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+        expected = block[:9, [0, 1, 2, 4, 3]] if "features" in params else block[:9].copy()
+        expected[:, 1] = 1 - expected[:, 1] if "dataset" in params else expected[:, 1]
+        np.testing.assert_array_equal(read(result.uri, "train"), expected)
+        addresses.add(result.address)
+    assert len(addresses) == 3
+
+
+def test_the_name_follows_which_files_are_held_out_and_their_order(tmp_path: Path, tokenizer_dir: Path) -> None:
+    one, two = windows(4), windows(4, seed=1)
+    cases = {  # in the order of their paths all of these have the same bytes
+        "a": {"eval/0": one, "train/0": two},
+        "b": {"train/0": one, "val/0": two},
+        "c": {"1": one, "2": two},
+        "d": {"10": one, "2": two},  # numbers count as numbers when the files are read
+    }
+    trained = {}
+    for case, files in cases.items():
+        for name, block in files.items():
+            path = tmp_path / case / f"{name}.h5"
+            write(path.parent, block, name=path.name)
+        result = prepare(task(tmp_path / case, tokenizer_dir, tmp_path / "out"))
+        assert not result.cached
+        trained[case] = read(result.uri, "train")
+    np.testing.assert_array_equal(trained["a"], two)
+    np.testing.assert_array_equal(trained["b"], one)
+    np.testing.assert_array_equal(trained["c"][:4], one)
+    np.testing.assert_array_equal(trained["d"][:4], two)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from regraft.errors import InvalidInputError
+from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.limits import Limits, check_limits, limits_of
+from regraft_dataprep.pipeline import prepare
 from regraft_dataprep.tokenize import load_tokenizer
 
 CONFIG = {
@@ -48,6 +49,39 @@ def test_the_checkpoint_bounds_both_and_the_task_may_say_otherwise(tmp_path: Pat
 def test_without_a_hugging_face_config_only_the_task_speaks(tmp_path: Path) -> None:
     assert limits_of(task(checkpoint=None)) == limits_of(task(checkpoint=tmp_path)) == Limits()
     assert limits_of(task(checkpoint=tmp_path, vocab_size=700)) == Limits(700)
+
+
+SECTION = "{vocab_size: 500, max_position_embeddings: 64, hidden_size: 8}"
+
+
+@pytest.mark.parametrize("content", [f"model: {SECTION}", f"trainer: {{init: {{model: {SECTION}}}}}"])
+def test_a_cerebras_checkpoint_is_bounded_by_the_yaml_beside_it(content: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(content)
+    (tmp_path / "checkpoint_10.mdl").touch()
+    assert limits_of(task(checkpoint=tmp_path)) == Limits(500, 64)
+    assert limits_of(task(checkpoint=tmp_path / "checkpoint_10.mdl", vocab_size=700)) == Limits(700, 64)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert limits_of(task(checkpoint=tmp_path / "checkpoint_10.mdl")) == Limits(500, 64)
+    assert limits_of(task(checkpoint=tmp_path / "model.safetensors")) == limits_of(task(checkpoint=tmp_path))
+    assert limits_of(task(checkpoint=tmp_path)) == Limits(600, 128)
+
+
+def test_a_yaml_without_these_numbers_bounds_nothing_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_10.mdl").touch()
+    for content in ("", "model: 3", "model: {vocab_size: many, max_position_embeddings: true}"):
+        (tmp_path / "checkpoint_10.yaml").write_text(content)
+        assert limits_of(task(checkpoint=tmp_path)) == Limits()
+    (tmp_path / "checkpoint_10.yaml").write_text("model: {")
+    with pytest.raises(InvalidDataError, match=r"checkpoint_10\.yaml is not valid YAML"):
+        limits_of(task(checkpoint=tmp_path))
+
+
+def test_the_work_on_a_cerebras_checkpoint_ends_before_the_corpus_is_read(tokenizer_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_10.yaml").write_text(f"model: {SECTION}")
+    (tmp_path / "checkpoint_10.mdl").touch()
+    wanted = task(checkpoint=tmp_path / "checkpoint_10.mdl").model_copy(update={"tokenizer_uri": str(tokenizer_dir)})
+    with pytest.raises(InvalidInputError, match=r"512 tokens .* 500 rows"):
+        prepare(wanted)  # whose corpus does not exist
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_numbers(tokenizer_dir: Path) -> None:

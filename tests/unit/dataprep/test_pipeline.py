@@ -136,6 +136,18 @@ def test_the_side_files_hold_the_numbers_of_the_data(corpus: Path, tokenizer_dir
     assert sides["train"]["first"] < sides["train"]["last"] < sides["eval"]["first"] < sides["eval"]["last"]
 
 
+def test_the_report_says_how_often_the_job_reads_the_windows(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    plain = task(corpus, tokenizer_dir, tmp_path / "plain")
+    found = []
+    for name, planned in (("plain", None), ("job", 1000)):
+        spec = plain.model_copy(update={"output_uri": str(tmp_path / name), "planned_windows": planned})
+        result = prepare(spec)
+        report = json.loads((local_path(result.uri) / "corpus_report.json").read_text())
+        assert report["epochs"] == result.epochs
+        found.append((result.address, result.epochs))
+    assert found == [(result.address, None), (result.address, round(1000 / result.train_examples, 4))]
+
+
 def test_the_same_inputs_give_the_same_bytes_wherever_they_lie(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def report() -> dict[str, Any]:
         "languages": {"en": 0.75, "<de>": 0.25},
         "held_out_like_trained": 7,
         "overlap": {"spans": 7095, "share": 0.004, "documents_half_seen": 3},
+        "epochs": 2.25,
         "splits": {"train": split, "eval": {**split, "documents": 66, "lengths": [[1, 0], [2, 0], [4, 0], [8, 2]]}},
     }
 
@@ -115,6 +116,12 @@ def test_text_from_the_corpus_is_escaped_and_does_not_hide_or_turn_anything(repo
     assert "<span class='code'>U+202E</span>" in page
     assert not set(page) & set("\x00\x1b\u202e\u2066")
     page.encode()
+
+
+def test_the_epochs_are_shown_where_they_are_known(report: dict[str, Any]) -> None:
+    row = "<td>Epochs of the job that it was made for</td>"
+    assert f"{row}<td>2.25</td>" in report_page(report)
+    assert row not in report_page({**report, "epochs": None})
 
 
 def test_lone_surrogates_are_shown_by_their_number() -> None:

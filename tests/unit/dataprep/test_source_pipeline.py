@@ -15,7 +15,7 @@ from corpus_formats import WRITERS, Rows, write, write_jsonl
 from regraft.errors import InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs.dataset import DatasetSpec
-from regraft.storage import local_path
+from regraft.storage import local_path, read_manifest
 from regraft_dataprep import cli
 from regraft_dataprep.pipeline import content_address, prepare
 from regraft_dataprep.resources import Resources
@@ -134,6 +134,29 @@ def test_the_address_follows_nothing_else() -> None:
     assert len(set(same)) == 1
     held_out = [address(validation={"uri": uri}) for uri in ("here", "there", ["here", "there"])]
     assert len(set(held_out)) == 1
+
+
+def test_the_address_does_not_follow_what_has_no_effect_beside_other_options() -> None:
+    assert address() == address(packing={"seed": 1})
+    apart = {"pack_sequences": False}
+    assert address(packing=apart) == address(packing={**apart, "seed": 1}) != address()
+    files = [{"uri": "u"}, {"uri": "u", "fraction": 0.3}, {"uri": "u", "order": "hashed"}]
+    assert len({address(validation=options) for options in files}) == 1
+    assert address(validation={"uri": "u", "near_duplicates": None}) != address(validation={"uri": "u"})
+
+
+def test_neither_do_the_bytes(stories: Rows, tokenizer_dir: Path, tmp_path: Path) -> None:
+    path, held_out = (write_jsonl(tmp_path / f"{name}.jsonl", stories[:20]) for name in ("a", "b"))
+    options = {"source": "jsonl", "reading": {"text_key": "story"}}
+    found = []
+    for number, unused in enumerate(({}, {"fraction": 0.3, "order": "hashed"})):
+        validation = {"uri": str(held_out), "near_duplicates": None, **unused}
+        packing = {"seed": number}
+        spec = task(path, tokenizer_dir, tmp_path / str(number), validation=validation, packing=packing, **options)
+        manifest = read_manifest(local_path(prepare(spec).uri))
+        assert manifest is not None
+        found.append((manifest.address, [(entry.path, entry.sha256) for entry in manifest.files]))
+    assert found[0] == found[1]
 
 
 def test_the_address_follows_the_tokenizer_and_what_it_makes_of_special_tokens(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError
 from regraft_worker import cli_convert, cli_inspect
 from regraft_worker.conversion import transfer_making, transfer_writing
-from regraft_worker.conversion.bits import same_bits
+from regraft_worker.conversion.bits import digest, same_bits
 from regraft_worker.conversion.containers import open_container
 from regraft_worker.conversion.formats import FORMATS
+from regraft_worker.conversion.opened import open_checkpoint
 from regraft_worker.conversion.writers.finished import Finished
 
 RELEASE = ASSETS / "release-1.8.0"
@@ -42,7 +44,8 @@ def test_the_documented_command_line_gives_what_release_1_8_gave(tmp_path: Path)
     assert done.stdout.splitlines() == [f"Checkpoint saved to {model}", f"Config saved to {config}"]
     said = "Proven: 25 tensors came back bit for bit; source and result compute the same logits, at most 0 apart."
     assert done.stderr.splitlines() == [said]
-    assert sorted(out.iterdir()) == [config, model]
+    proof = out / "pytorch_model_to_cs-1.8.verification.json"
+    assert sorted(out.iterdir()) == [config, model, proof]
     assert_same(cs_state(model), cs_state(RELEASE / model.name))
     assert config.read_bytes() == (RELEASE / config.name).read_bytes()
 
@@ -90,21 +93,38 @@ def test_a_folder_of_release_2_has_shards_an_index_and_the_config(tmp_path: Path
     there = convert(base, "hf", "cs-2.2", tmp_path / "cs")
     one = convert(there, "cs-2.2", "hf", tmp_path / "one")
     weights = "pytorch_model-00001-of-00001.bin"
-    assert sorted(path.name for path in one.iterdir()) == ["config.json", weights, "pytorch_model.bin.index.json"]
+    beside = ["pytorch_model.bin.index.json", "verification.json"]
+    assert sorted(path.name for path in one.iterdir()) == ["config.json", weights, *beside]
     index = json.loads((one / "pytorch_model.bin.index.json").read_text())
     found = hf_state(one)
     assert index["weight_map"] == dict.fromkeys(found, weights)
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
     many = convert(there, "cs-2.2", "hf", tmp_path / "many", "--hf-shard-size", "8KB", "--export-safetensors")
     names = sorted(path.name for path in many.iterdir())
-    assert names[:1] + names[-1:] == ["config.json", "model.safetensors.index.json"]
-    assert len(names) > 4
+    assert names[:1] + names[-2:] == ["config.json", "model.safetensors.index.json", "verification.json"]
+    assert len(names) > 5
     assert_same(hf_state(many), found)
     again = convert(many, "hf", "cs-2.2", tmp_path / "again")
     assert_same(cs_state(again), cs_state(there))
     by_index = convert(one / "pytorch_model.bin.index.json", "hf", "cs-2.2", tmp_path / "by_index")
     assert by_index.name == "pytorch_model_to_cs-2.2.mdl"
     assert_same(cs_state(by_index), cs_state(there))
+
+
+@pytest.mark.parametrize("release", ["cs-1.8", "cs-2.9"])
+def test_the_proof_is_kept_with_the_digests_of_what_was_written(tmp_path: Path, base: Path, release: str) -> None:
+    there = convert(base, "hf", release, tmp_path / "there")
+    back = convert(there, release, "hf", tmp_path / "back")
+    inside = back / "verification.json" if back.is_dir() else back.with_suffix(".verification.json")
+    for result, path in ((there, there.with_suffix(".verification.json")), (back, inside)):
+        facts = json.loads(path.read_text())
+        with open_checkpoint(result) as opened:
+            assert facts["tensors"]["sha256"] == {name: digest(lazy) for name, lazy in opened.tensors.items()}
+        logits = facts["logits"]
+        assert facts["verified"] is True
+        assert 0 <= logits["max_abs_difference"] <= logits["tolerance"] * logits["largest_logit"]
+        assert facts["tensors"]["count"] >= 20
+        assert "not_compared" in facts["transformers"]
 
 
 def test_a_headless_model_gets_a_head_and_loses_it_again(tmp_path: Path, base: Path) -> None:
@@ -235,10 +255,12 @@ def test_a_file_with_one_other_bit_is_not_kept(
         with open_container(path) as container:
             tensors = {name: lazy.whole().clone() for name, lazy in container.tensors.items()}
         names[:] = sorted(name for name in tensors if "transformer_decoder.norm" not in name)  # stored once, as ln_f
-        content, wanted = bytearray(path.read_bytes()), tensors[names[number]].numpy().tobytes()
+        content, wanted = path.read_bytes(), tensors[names[number]].numpy().tobytes()
         assert content.count(wanted) == 1
-        content[content.index(wanted) + len(wanted) - 4] ^= 1  # the lowest bit of the last value
-        path.write_bytes(content)
+        other = wanted[:-4] + bytes([wanted[-4] ^ 1]) + wanted[-3:]  # the lowest bit of the last value
+        # With the checksum of what is there now: it is the proof that has to find it.
+        crcs = [zlib.crc32(values).to_bytes(4, "little") for values in (wanted, other)]
+        path.write_bytes(content.replace(wanted, other).replace(*crcs))
 
     monkeypatch.setattr(transfer_making, "write_once", flipped)
     number = 0
@@ -248,6 +270,20 @@ def test_a_file_with_one_other_bit_is_not_kept(
         assert list((tmp_path / "out").iterdir()) == []
         assert caught.value.reason == "conversion_not_exact"
         number += 1
+
+
+def test_a_source_with_one_other_byte_is_refused(tmp_path: Path) -> None:
+    base = sample(tmp_path / "base")
+    to_bin(base)
+    path = base / "pytorch_model.bin"
+    content, values = bytearray(path.read_bytes()), hf_state(path)["transformer.h.1.mlp.fc_in.weight"].numpy().tobytes()
+    assert content.count(values) == 1
+    content[content.index(values) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InvalidDataError, match="the checksum is another one") as caught:
+        convert(base, "hf", "cs-1.8", tmp_path / "out")
+    assert caught.value.reason == "unreadable_checkpoint"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_leftovers_of_a_killed_conversion_of_a_config_are_removed(tmp_path: Path) -> None:

@@ -52,6 +52,45 @@ def test_a_scaled_rotary_embedding_goes_over_from_2_1_on(tmp_path: Path) -> None
         run(changed(NEOX, tmp_path, pos_scaling_factor=2.0), "cs-2.9", "cs-1.9")
 
 
+def test_dropout_of_a_neox_is_forced_to_0_before_2_0_and_this_is_said(tmp_path: Path) -> None:
+    base = sample(tmp_path / "base", "gptneox")
+    edit_config(base, attention_dropout=0.1, hidden_dropout=0.2)
+    section, made = run(base / "config.json", "hf", "cs-2.0")
+    assert rates(section) == {"embedding": 0.2, "attention": 0.1, "residual": 0.2}
+    assert made.notes == ()
+    for target in ("cs-1.7", "cs-1.8", "cs-1.9"):
+        section, made = run(base / "config.json", "hf", target)
+        assert rates(section) == {"embedding": 0.0, "attention": 0.0, "residual": 0.0}
+        assert "attention_dropout_rate, residual_dropout_rate" in made.notes[0]
+    gptj = sample(tmp_path / "gptj")
+    edit_config(gptj, attn_pdrop=0.1)
+    assert rates(run(gptj / "config.json", "hf", "cs-1.8")[0])["attention"] == 0.1
+
+
+def test_a_gptj_without_dropout_rates_gets_those_of_the_original_tool(tmp_path: Path) -> None:
+    base = sample(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    del config["attn_pdrop"], config["resid_pdrop"]
+    (base / "config.json").write_text(json.dumps(config))
+    section, made = run(base / "config.json", "hf", "cs-2.9")
+    assert rates(section) == {"embedding": 0.0, "attention": 0.1, "residual": 0.1}
+    assert made.notes[0].endswith(": attention_dropout_rate, residual_dropout_rate")
+    assert made.architecture.attention_dropout == 0.0  # what Hugging Face computes with
+
+
+def test_the_embedding_s_dropout_of_a_neox_is_named_when_it_is_lost(tmp_path: Path) -> None:
+    path = changed(NEOX, tmp_path, embedding_dropout_rate=0.1)
+    section, made = run(path, "cs-2.9", "hf")
+    assert section["hidden_dropout"] == 0.0
+    assert "embedding_dropout_rate 0.1 is lost" in made.notes[-1]
+    for kept in (changed(NEOX, tmp_path, embedding_dropout_rate=0.1, residual_dropout_rate=0.1), GPTJ):
+        assert not [note for note in run(kept, "cs-2.9", "hf")[1].notes if "lost" in note]
+
+
+def rates(section: dict[str, Any]) -> dict[str, object]:
+    return {place: section[f"{place}_dropout_rate"] for place in ("embedding", "attention", "residual")}
+
+
 @pytest.mark.parametrize(
     "scaling", [{"type": "dynamic", "factor": 2.0}, {"rope_type": "yarn"}, {"type": "linear", "factor": 0.5}, [2.0]]
 )

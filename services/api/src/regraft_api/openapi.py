@@ -24,7 +24,7 @@ COMMON = {
     "503": "The database is away; nothing was changed",
 }
 WITH_BODY = {"400": "The body cannot be read", "413": "The body is too large"}
-INVALID = "The request is refused; each fault names pointer, value and remedy"
+INVALID = "The request is refused; each fault names its place, value and remedy"
 EXAMPLE = {
     "type": "urn:regraft:problem:target-not-available",
     "title": "The request cannot be carried out as it stands",

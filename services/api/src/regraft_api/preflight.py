@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from regraft import planning
+from regraft import cerebras_limits, planning
 from regraft.checkpoint_files import Place, locate
 from regraft.checkpoint_info import has_tokenizer, inspect_checkpoint
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError, RegraftError
@@ -148,6 +148,7 @@ def _check_target(spec: JobSpec, alive: Sequence[Worker]) -> list[str]:
         )
     if isinstance(spec.target, CerebrasTargetSpec):
         _check_cerebras(spec.target, offers)
+        cerebras_limits.check_job(spec, release=offers[kind].get("release"))
     if spec.training.precision == "bf16" and not offers[kind].get("bf16", True):
         raise InvalidInputError(
             f"the devices of the target {kind!r} multiply no bfloat16",

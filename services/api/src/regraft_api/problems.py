@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: a stable `type`, and for each fault a JSON pointer, the value and the remedy."""
+"""Errors as RFC 9457 problem details: a stable `type`, and for each fault its place, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -82,14 +83,24 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         status, title = 429, "A limit is reached"
     else:
         status, title = 422, "The request cannot be carried out as it stands"
-    faults = []
-    if error.field and status == 422:
-        pointer = "#/" + error.field.replace(".", "/")
-        fault = Fault(pointer=pointer, field=error.field, message=error.message, value=_shown(error.value))
-        faults.append(fault.model_copy(update={"remedy": error.remedy}))
+    faults = [_named(request, error)] if error.field else []
     headers = {"Retry-After": "5"} if status == 429 or error.reason == IN_FLIGHT else None
     path = request.url.path
     return problem(status, error.reason, title, detail=str(error), errors=faults, instance=path, headers=headers)
+
+
+def _named(request: Request, error: RegraftError) -> Fault:
+    """The field that one of our own errors names: of the route's parameters and headers, else of the body."""
+    kind, names = "body", error.field.split(".")
+    route = request.scope.get("route")
+    if error.field in request.path_params:
+        kind = "path"
+    elif isinstance(route, APIRoute):
+        declared = {"query": route.dependant.query_params, "header": route.dependant.header_params}
+        found = [kind for kind, fields in declared.items() if error.field in {field.alias for field in fields}]
+        kind = found[0] if found else kind
+    where = _place(kind, names)
+    return Fault(**where, field=error.field, message=error.message, value=_shown(error.value), remedy=error.remedy)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -135,9 +146,19 @@ def _fault(entry: dict[str, Any]) -> Fault:
         where, message, value = [], f"the body is not JSON: {entry.get('ctx', {}).get('error', '')}", None
     elif entry["type"].startswith(("greater", "less", "string", "too_", "literal", "int", "float", "bool")):
         remedy = message.replace("Input should be", "Use a value that is")
-    pointer = "#" + "".join(f"/{part}" for part in where)
+    place = _place(entry["loc"][0], where)
     field = ".".join(str(part) for part in where)
-    return Fault(pointer=pointer, field=field, message=message, value=_shown(value), remedy=remedy)
+    return Fault(**place, field=field, message=message, value=_shown(value), remedy=remedy)
+
+
+def _place(kind: int | str, where: Sequence[int | str]) -> dict[str, str]:
+    """Where in a request something is wrong, `kind` being FastAPI's word for the part of it."""
+    if kind == "header":
+        return {"header": str(where[0])}
+    if kind in ("path", "query"):
+        return {"parameter": str(where[0])}
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in where)
+    return {"pointer": "#" + "".join(f"/{part}" for part in parts)}
 
 
 def _location(location: Sequence[int | str]) -> list[int | str]:

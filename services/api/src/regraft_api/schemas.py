@@ -27,13 +27,21 @@ class Sent(View):
     model_config = ConfigDict(extra="forbid")
 
 
-class Fault(View):
-    """One thing that is wrong with a request."""
+def _is_empty(text: str) -> bool:
+    return not text
 
-    pointer: str
+
+class Fault(View):
+    """One thing that is wrong with a request, and where: one of `pointer`, `parameter` and `header`."""
+
+    pointer: str = Field("", exclude_if=_is_empty)
     """JSON pointer into the request's body, e.g. `#/training/max_steps`."""
+    parameter: str = Field("", exclude_if=_is_empty)
+    """Name of a parameter of the path or the query, e.g. `after`."""
+    header: str = Field("", exclude_if=_is_empty)
+    """Name of a header, e.g. `If-Match`."""
     field: str
-    """The same, as the field is written in a job file: `training.max_steps`."""
+    """The same place, as it is written in a job file (`training.max_steps`) or in the API's description."""
     message: str
     value: Any = None
     """What was sent."""
@@ -188,7 +196,7 @@ class EventView(View):
     stage: str | None
     level: str
     type: str
-    """`state` or `message`."""
+    """`state`, `message`, or `condition`: how a running stage stands, when that has changed."""
     message: str
     data: dict[str, Any] | None
     created_at: datetime

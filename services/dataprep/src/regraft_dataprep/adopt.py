@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ import numpy as np
 
 from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Dataset, Windows, validate_shard
-from regraft.hdf5_chunks import append, create_dataset, windows_per_chunk
+from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windows_per_chunk
 from regraft.specs.dataset import DatasetSpec, PackingSpec
 from regraft.storage import Draft, local_path, publish
 from regraft_dataprep.given import Given
-from regraft_dataprep.report import write_json
+from regraft_dataprep.report import implied_epochs, write_json
+from regraft_dataprep.shards import check_space
 
 SOURCE = "hdf5"
-ADOPT_VERSION = 1
+ADOPT_VERSION = 2
 """Part of the content address: raise it when the same files give another dataset."""
 
 _EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
@@ -44,9 +45,18 @@ class _Split:
     first: int
     last: int
     inverted: bool
+    sha256: str
+    """Of the digests of the dataset's files, in the order in which they are read."""
+    special_ids: dict[str, int]
+    """`eos_id` and `pad_id`, as far as its data_params.json has them: no window tells them."""
 
     def __len__(self) -> int:
         return self.last - self.first
+
+    @property
+    def determining(self) -> list[object]:
+        """All that decides which windows these are: the same bytes may be named, and read, in another way."""
+        return [self.sha256, self.dataset.order, self.inverted, self.special_ids, self.first, self.last]
 
 
 class Adoption:
@@ -65,6 +75,7 @@ class Adoption:
         Raises:
             InvalidDataError: a window is not what it should be.
             InterruptedStageError: asked to stop; nothing is left behind.
+        OSError: ENOSPC, no space is left.
         """
         with publish(folder, kind="dataset") as draft:
             labels = {name: self._write_split(draft.folder / name, split) for name, split in self.splits.items()}
@@ -76,7 +87,7 @@ class Adoption:
             "adopt_version": ADOPT_VERSION,
             "source_sha256": self.inventory.sha256,
             "tokenizer_digest": self.encoder.digest,
-            "splits": {name: [split.first, split.last] for name, split in self.splits.items()},
+            "splits": {name: split.determining for name, split in self.splits.items()},
             **self.spec.model_dump(mode="json", include={"max_sequence_length", "examples_per_file"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -86,6 +97,7 @@ class Adoption:
             "source": SOURCE,
             "source_sha256": self.inventory.sha256,
             "source_bytes": self.inventory.bytes,
+            "epochs": implied_epochs(self.task.planned_windows, len(self.splits["train"])),
             "splits": {name: self._facts(split, labels[name]) for name, split in self.splits.items()},
         }
         write_json(draft.folder / "corpus_report.json", report)
@@ -110,10 +122,17 @@ class Adoption:
         for number, first in enumerate(range(split.first, split.last, step)):
             path = folder / f"examples_{number}_0.h5"
             labels += self._write_file(path, split, first, min(first + step, split.last))
-        rows = {"features": list(split.dataset.features), "setup": {"source": SOURCE}}
-        content = {**rows, "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels}}
-        write_json(folder / "data_params.json", content)
+        write_json(folder / "data_params.json", self._data_params(split, labels))
         return labels
+
+    def _data_params(self, split: _Split, labels: int) -> dict[str, Any]:
+        ids = {"eos_id": self.encoder.eos_id, **split.special_ids}
+        return {
+            "features": list(split.dataset.features),
+            "setup": {"source": SOURCE},
+            "post-process": {"n_examples": len(split), **ids, "vocab_size": self.encoder.vocab_size},
+            "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels},
+        }
 
     def _write_file(self, path: Path, split: _Split, first: int, last: int) -> int:
         length, rows = self.spec.max_sequence_length, len(split.dataset.features)
@@ -121,7 +140,9 @@ class Adoption:
             per_chunk = windows_per_chunk(length, rows=rows)
             data = create_dataset(file, max_sequence_length=length, rows=rows, per_chunk=per_chunk)
             for block in self._blocks(split, first, last, per_chunk):
-                append(data, block)
+                chunks = list(deflated(block, per_chunk=per_chunk))
+                check_space(path, sum(map(len, chunks)))
+                append_deflated(data, chunks, windows=len(block))
                 self.progress.step(data.shape[0], {}, total=last - first)
             file.attrs[COUNT] = data.shape[0]
         return validate_shard(path, max_sequence_length=length, vocab_size=self.encoder.vocab_size, rows=rows)
@@ -176,11 +197,8 @@ def _splits(spec: DatasetSpec) -> dict[str, _Split]:
         folders = [folders[0] / "train", inside]
     found = [_open(folder, spec) for folder in folders]
     if len(found) == 2:
-        return {
-            name: _Split(one, 0, len(one), inverted)
-            for name, (one, inverted) in zip(("train", "eval"), found, strict=True)
-        }
-    (dataset, inverted), count = found[0], len(found[0][0])
+        return dict(zip(("train", "eval"), found, strict=True))
+    given, count = found[0], len(found[0])
     if spec.validation.order == "hashed" or count < 2:
         raise InvalidInputError(
             "windows can be held out from the end of the files only, and there must be two",
@@ -190,8 +208,8 @@ def _splits(spec: DatasetSpec) -> dict[str, _Split]:
         )
     held_out = min(max(round(spec.validation.fraction * count), 1), count - 1)
     return {
-        "train": _Split(dataset, 0, count - held_out, inverted),
-        "eval": _Split(dataset, count - held_out, count, inverted),
+        "train": replace(given, last=count - held_out),
+        "eval": replace(given, first=count - held_out),
     }
 
 
@@ -218,8 +236,8 @@ def _folder(uri: str, field: str) -> Path:
     return folder
 
 
-def _open(folder: Path, spec: DatasetSpec) -> tuple[Dataset, bool]:
-    """The dataset, and whether its mask is inverted."""
+def _open(folder: Path, spec: DatasetSpec) -> _Split:
+    """All windows of a folder."""
     dataset = Dataset(folder, max_sequence_length=spec.max_sequence_length)
     if dataset.max_sequence_length != spec.max_sequence_length:
         raise InvalidInputError(
@@ -229,5 +247,26 @@ def _open(folder: Path, spec: DatasetSpec) -> tuple[Dataset, bool]:
             remedy=f"Set it to {dataset.max_sequence_length}.",
         )
     params = folder / "data_params.json"
-    content = json.loads(params.read_bytes()) if params.is_file() else {}
-    return dataset, bool(content.get("dataset", {}).get("inverted_mask", False))
+    content = _object(json.loads(params.read_bytes())) if params.is_file() else {}
+    inverted = bool(_object(content.get("dataset")).get("inverted_mask", False))
+    return _Split(dataset, 0, len(dataset), inverted, _digest(dataset), _special_ids(content))
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _special_ids(params: dict[str, Any]) -> dict[str, int]:
+    """Where the tools have them: in a section, or beside the sections."""
+    places = [params, _object(params.get("processing")), _object(params.get("post-process"))]
+    found = {name: place[name] for place in places for name in ("eos_id", "pad_id") if name in place}
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
+def _digest(dataset: Dataset) -> str:
+    """A pass over the files beside the corpus's own, which does not say what lies in which folder."""
+    digests = []
+    for shard in dataset.shards:
+        with shard.path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -39,7 +39,15 @@ from regraft_dataprep.given import Given
 from regraft_dataprep.hands import Hands
 from regraft_dataprep.limits import check_limits, limits_of
 from regraft_dataprep.progress import Reporter
-from regraft_dataprep.report import FORMAT_VERSION, announce, corpus_report, load_for_reports, write_reports
+from regraft_dataprep.report import (
+    FORMAT_VERSION,
+    announce,
+    corpus_report,
+    effective,
+    implied_epochs,
+    load_for_reports,
+    write_reports,
+)
 from regraft_dataprep.requirements import check_requirements
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
@@ -110,7 +118,7 @@ def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: 
         "source_sha256": source_sha256,
         "tokenizer_digest": tokenizer_digest,
         # Where the files lie is not part of it: what they hold is.
-        **spec.model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
+        **effective(spec).model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
         "apart": spec.validation.uri is not None,
         # Without defaults: an option that is new leaves the names of older datasets as they are.
         **spec.reading.model_dump(mode="json", exclude={"max_bad_records"}, exclude_defaults=True),
@@ -190,7 +198,7 @@ class _Preparation:
     def _decide(self, units: Units) -> tuple[Gathered, dict[str, Any]]:
         """What becomes of the documents, and the report on the corpus, which must be what is required."""
         gathered = Gathered(units, self.inventory)
-        report = corpus_report(gathered)
+        report = corpus_report(gathered, planned_windows=self.task.planned_windows)
         announce(gathered, report, self.progress)
         check_requirements(self.spec.require, report)
         if not units.work.is_done(PLAN):  # one of an earlier run is the same
@@ -251,9 +259,7 @@ def _result(folder: Path, task: PrepareTask, *, cached: bool) -> PrepareResult:
             remedy="Delete the folder; it will be made again.",
             reason="corrupt_artifact",
         ) from error
-    if task.planned_windows is None:
-        return result
-    return result.model_copy(update={"epochs": round(task.planned_windows / result.train_examples, 4)})
+    return result.model_copy(update={"epochs": implied_epochs(task.planned_windows, result.train_examples)})
 
 
 def _announced(result: PrepareResult, progress: Progress) -> PrepareResult:

@@ -2,8 +2,9 @@
 
 `data_params.json` in each split's folder has the sections and key names of the Cerebras Model Zoo's HDF5 tools, which
 their readers look into. `corpus_report.json` beside the splits says what became of the corpus, `corpus_report.html`
-shows it. None has a path or a time in it: equal inputs give equal bytes (files are named where a record of theirs is
-bad, within the corpus). Not for run provenance, which is the manifest's.
+shows it. None has a path or a time in it: equal inputs give equal bytes, but for the epochs, which are those of the job
+that the dataset was made for (files are named where a record of theirs is bad, within the corpus). Not for run
+provenance, which is the manifest's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.ports import Progress
+from regraft.specs.dataset import DatasetSpec, PackingSpec, ValidationSpec
 from regraft_dataprep.clean import CLEANING_VERSION
 from regraft_dataprep.cleaning import name_of
 from regraft_dataprep.gathered import BAD_SHOWN, EXAMPLES, Gathered
@@ -23,7 +25,7 @@ from regraft_dataprep.stats import SAMPLE_TOKENS, evenly_spaced, languages, leng
 from regraft_dataprep.units import SPLITS
 from regraft_dataprep.windows import FEATURES
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of what a dataset folder holds. Part of the content address."""
 
 
@@ -34,8 +36,23 @@ def load_for_reports() -> None:
     languages(["Which language is this text in? It is long enough to be guessed at."])
 
 
-def corpus_report(gathered: Gathered) -> dict[str, Any]:
-    """The content of `corpus_report.json`."""
+def effective(spec: DatasetSpec) -> DatasetSpec:
+    """With their defaults for options that change nothing beside the others: they are in no address and no report."""
+    validation, packing = spec.validation, spec.packing
+    if validation.uri is not None:
+        validation = ValidationSpec(uri=validation.uri, near_duplicates=validation.near_duplicates)
+    if not packing.short_seq_prob:
+        packing = packing.model_copy(update={"seed": PackingSpec().seed})
+    return spec.model_copy(update={"validation": validation, "packing": packing})
+
+
+def implied_epochs(planned_windows: int | None, train_examples: int) -> float | None:
+    """How often a job that reads so many windows reads each training window; None: not known."""
+    return None if planned_windows is None else round(planned_windows / train_examples, 4)
+
+
+def corpus_report(gathered: Gathered, *, planned_windows: int | None = None) -> dict[str, Any]:
+    """The content of `corpus_report.json`; `planned_windows` as in the task that makes the dataset."""
     spec, decision = gathered.spec, gathered.decision
     texts = {name: _sample(gathered, name) for name in SPLITS}
     return {
@@ -55,6 +72,7 @@ def corpus_report(gathered: Gathered) -> dict[str, Any]:
         "languages": languages([text for text, _ in texts["train"]]),
         "held_out_like_trained": decision.moved,
         "overlap": gathered.overlap,
+        "epochs": implied_epochs(planned_windows, gathered.splits["train"].windows),
         "splits": {name: _split(gathered, name, texts[name]) for name in SPLITS},
     }
 
@@ -122,7 +140,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _processing(gathered: Gathered) -> dict[str, Any]:
-    spec, encoder = gathered.spec, gathered.encoder
+    spec, encoder = effective(gathered.spec), gathered.encoder
     return {
         "tokenizer_type": "HuggingFaceTokenizer",
         "tokenizer_digest": encoder.digest,
@@ -139,10 +157,10 @@ def _processing(gathered: Gathered) -> dict[str, Any]:
 
 
 def _dataset(gathered: Gathered, split: str) -> dict[str, Any]:
-    spec = gathered.spec
+    spec = effective(gathered.spec)
     return {
         "split": split,
-        "validation_fraction": spec.validation.fraction,
+        "validation_fraction": None if spec.validation.uri else spec.validation.fraction,
         "validation_order": "files" if spec.validation.uri else spec.validation.order,
         "cleaning_version": CLEANING_VERSION,
         "use_ftfy": "fix_text" in spec.cleaning,

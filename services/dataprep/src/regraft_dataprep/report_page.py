@@ -89,6 +89,7 @@ def _facts(report: Mapping[str, Any]) -> str:
     rows = [(label, report[key]) for key, label in labels.items()]
     duplicates = {"exact": "Duplicates dropped, exact", "near": "Duplicates dropped, near"}
     rows += [(label, report["duplicates"][key]) for key, label in duplicates.items()]
+    rows += [] if report["epochs"] is None else [("Epochs of the job that it was made for", report["epochs"])]
     return f"<div class='facts'>{_table(('', ''), rows)}</div>"
 
 

@@ -79,7 +79,7 @@ def write_shard(
     with h5py.File(path, "w-") as file:
         data = create_dataset(file, max_sequence_length=length, rows=options.rows, per_chunk=per_chunk)
         for block in _packed(stretches(), options, per_chunk=per_chunk, threads=threads):
-            _check_space(path, sum(map(len, block.chunks)))
+            check_space(path, sum(map(len, block.chunks)))
             append_deflated(data, block.chunks, windows=block.windows)
             labels += block.labels
             tick(data.shape[0])
@@ -136,7 +136,7 @@ def _block(stretch: _Stretch, options: ShardOptions) -> Block:
     return np.concatenate([block, boundaries(stretch.starts, windows, max_sequence_length=length)], axis=1)
 
 
-def _check_space(path: Path, size: int) -> None:
+def check_space(path: Path, size: int) -> None:
     """HDF5 ends the process when the disk fills up under it: say so before."""
     status = os.statvfs(path.parent)
     if status.f_bavail * status.f_frsize < size + _LEFT_FREE:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
+
+from sqlalchemy import Engine
 
 from regraft.cerebrassite import CerebrasSite
 from regraft.jobs import StageName
@@ -18,7 +23,9 @@ from regraft.specs.target import CEREBRAS
 from regraft.workerprocess import Service
 from regraft.workerprocess import serve as serve_stages
 from regraft_worker.cerebras.csctl import Csctl
-from regraft_worker.reconcile import Reconciler
+from regraft_worker.kubernetes.cluster import Cluster
+from regraft_worker.kubernetes.options import Options
+from regraft_worker.reconcile import Reconciler, sweep_cerebras, sweep_kubernetes
 
 
 def serve() -> None:
@@ -31,9 +38,17 @@ def serve() -> None:
     service = Service(name="worker", module="regraft_worker.stage", queues=queues, offers={"targets": targets})
     app = make_celery(settings, queues=service.queues)
     engine = make_engine(settings)
-    if CEREBRAS in targets:
-        Reconciler(engine, Csctl(CerebrasSite())).start()  # ends with the process
+    for sweep in _sweeps(targets, engine):
+        Reconciler(sweep).start()  # ends with the process
     serve_stages(app, engine, settings, service)
+
+
+def _sweeps(targets: Mapping[str, object], engine: Engine) -> Iterator[Callable[[], object]]:
+    """One for each cluster that this worker offers."""
+    if CEREBRAS in targets:
+        yield partial(sweep_cerebras, engine, Csctl(CerebrasSite()))
+    if "kubernetes" in targets:
+        yield partial(sweep_kubernetes, engine, Cluster(Options.of(os.environ)))
 
 
 def _stages_on(target: str) -> tuple[StageName, ...]:

@@ -101,6 +101,8 @@ def _pause(session: Session, job: Job) -> None:
     if status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         raise _refusal(job, "it cannot be paused")
     running = any(stage.status == StageStatus.RUNNING for stage in stages_of(session, job))
+    if not running:
+        job.admitted_at = None  # its slot is free; resumed, it waits its turn again
     _set(session, job, JobStatus.PAUSING if running else JobStatus.PAUSED, "pausing was asked for")
     advance(session, job)
 

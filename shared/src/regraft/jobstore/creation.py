@@ -104,6 +104,19 @@ def create(
     return found or _create_within_limits(engine, wanted)
 
 
+def created_before(engine: Engine, spec: JobSpec, *, project: str, key: str | None) -> Accepted | None:
+    """The job that the same request with the same key has created; None: there is none yet, or no key.
+
+    Raises:
+        InvalidInputError: the key was used for another request.
+    """
+    if key is None:
+        return None
+    wanted = _Wanted(spec, spec.model_dump(mode="json", by_alias=True), project, (), key)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return _find(connection, wanted)
+
+
 def _create_within_limits(engine: Engine, wanted: _Wanted) -> Accepted:
     """The slower way of a project that has limits: they are counted under a lock."""
     with Session(engine) as session, session.begin():

@@ -12,7 +12,7 @@ from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
 from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage, stages_of
-from regraft.jobstore.creation import Accepted, create
+from regraft.jobstore.creation import Accepted, create, created_before
 from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric
 from regraft.specs import JobSpec
 
@@ -45,6 +45,14 @@ class Jobs:
             LimitError: the project has as many unfinished jobs as it may have.
         """
         return create(self._engine, spec, project=self._project, warnings=warnings, key=key)
+
+    def submitted_before(self, spec: JobSpec, *, key: str | None) -> Accepted | None:
+        """What `submit` has answered to the same request with the same key; None: nothing yet, or no key.
+
+        Raises:
+            InvalidInputError: the key was used for another request.
+        """
+        return created_before(self._engine, spec, project=self._project, key=key)
 
     def get(self, job_id: str) -> Job:
         """One job with its stages and attempts.

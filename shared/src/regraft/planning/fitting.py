@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from regraft import cerebras_limits
 from regraft.errors import InvalidInputError
 from regraft.families import Architecture
 from regraft.planning.answer import MemoryPlan, RemedyPlan, TargetPlan, TimePlan
@@ -52,8 +53,10 @@ def check_options(spec: JobSpec) -> None:
     """Refuse options that no hardware has together.
 
     Raises:
-        InvalidInputError: the batch cannot be divided among the devices, or the optimiser's state cannot.
+        InvalidInputError: the batch cannot be divided among the devices, or the optimiser's state cannot, or no
+            release of a Cerebras cluster can be told something.
     """
+    cerebras_limits.check_job(spec)
     setup = _setup_of_job(spec)
     if setup.batch_size % setup.devices:
         raise InvalidInputError(

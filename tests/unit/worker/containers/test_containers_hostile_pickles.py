@@ -24,7 +24,9 @@ from container_files import (
     torch_zip,
 )
 
+from regraft.errors import InvalidDataError
 from regraft_worker.conversion.containers import open_container
+from regraft_worker.conversion.lazy import Lazy
 
 MARK = "code-was-run"
 
@@ -198,16 +200,46 @@ def test_a_flipped_byte_in_a_zip_changes_nothing_or_is_refused(tmp_path: Path) -
     tensor = torch.arange(6.0).reshape(2, 3)
     torch.save({"model": {"weight": tensor}, "step": 5}, tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
-    values = whole.index(tensor.numpy().tobytes())
-    places = [place for place in range(len(whole)) if not values <= place < values + tensor.nbytes and whole[place]]
     path = tmp_path / "a.mdl"
-    for place in places[::41]:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :])
+    for place in [place for place in range(len(whole)) if whole[place]][::41]:
+        path.write_bytes(flipped(whole, place))
         container = opened_or_refused(path)
         if container is not None:
             with container:
                 assert container.values == {"step": 5}
-                assert torch.equal(container.tensors["model.weight"].whole(), tensor)
+                assert values_or_refused(container.tensors["model.weight"]) in (tensor.tolist(), None)
+
+
+def test_every_flipped_byte_of_the_values_in_a_zip_is_refused(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0).reshape(2, 3)
+    torch.save({"last row": tensor[1], "turned": tensor.t(), "other": torch.ones(3)}, tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    values = whole.index(tensor.numpy().tobytes())
+    path = tmp_path / "a.mdl"
+    path.write_bytes(whole)
+    with open_container(path) as container:
+        assert torch.equal(container.tensors["turned"].whole(), tensor.t())
+    for place in range(values, values + tensor.nbytes, 5):
+        path.write_bytes(flipped(whole, place))
+        with open_container(path) as container:
+            for name in ("last row", "turned", "turned"):
+                with pytest.raises(InvalidDataError, match=f"'{name}' are damaged") as caught:
+                    container.tensors[name].read_rows(0, 1)
+                assert caught.value.reason == "unreadable_checkpoint"
+            assert torch.equal(container.tensors["other"].whole(), torch.ones(3))
+
+
+def values_or_refused(lazy: Lazy) -> object:
+    """None when they are refused as damaged."""
+    try:
+        return lazy.whole().tolist()
+    except InvalidDataError as error:
+        assert error.reason == "unreadable_checkpoint"
+        return None
+
+
+def flipped(whole: bytes, place: int) -> bytes:
+    return whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :]
 
 
 def test_a_flipped_byte_in_a_legacy_file_is_no_crash(tmp_path: Path) -> None:

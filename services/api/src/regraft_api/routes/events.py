@@ -42,7 +42,7 @@ def list_events(
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Server-sent events: `id`, `event` (`state` or `message`), `data` as in the list",
+            "description": "Server-sent events: `id`, `event` (`state`, `message`, `condition`), `data` as in the list",
             "content": {STREAM: {"schema": {"type": "string"}}},
         },
         204: {"description": "The job has ended and there is nothing after the given id"},

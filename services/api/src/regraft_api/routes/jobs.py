@@ -9,8 +9,9 @@ from fastapi.responses import Response as Raw
 from pydantic import Field, ValidationError
 
 from regraft.allowed import check_uris
-from regraft.errors import InvalidInputError
+from regraft.errors import InvalidInputError, RegraftError
 from regraft.jobs import JobStatus, Priority
+from regraft.jobstore import Accepted
 from regraft.specs import JobSpec
 from regraft.specs.job import LabelKey, LabelValue
 from regraft_api import preflight
@@ -71,8 +72,10 @@ def create_job(
     plan_hash: PlanHash = None,
 ) -> Response:
     """Check a job and queue it. The answer comes before anything is computed; follow `Location`."""
-    check_pinned(spec, call, plan_hash)
-    return dry_run_of(spec, call) if dry_run else _create(spec, call, idempotency_key)
+    if dry_run:
+        check_pinned(spec, call, plan_hash)
+        return dry_run_of(spec, call)
+    return _create(spec, call, idempotency_key, plan_hash=plan_hash)
 
 
 @router.get("", operation_id="listJobs", summary="List jobs")
@@ -143,11 +146,29 @@ def clone_job(
     return _create(spec, call, idempotency_key)
 
 
-def _create(spec: JobSpec, call: Call, key: str | None) -> Response:
+def _create(spec: JobSpec, call: Call, key: str | None, *, plan_hash: str | None = None) -> Response:
+    try:
+        job = _submit(spec, call, key, plan_hash)
+    except RegraftError:
+        # An equal request has its job, even if its checks would fail by now: a worker is gone, a corpus was moved.
+        # Asked only here, so that a request that nothing is wrong with costs one round trip.
+        before = call.jobs.submitted_before(spec, key=key)
+        if before is None:
+            raise
+        job = before
+    return _accepted(job, spec)
+
+
+def _submit(spec: JobSpec, call: Call, key: str | None, plan_hash: str | None) -> Accepted:
+    check_pinned(spec, call, plan_hash)
     check_uris(spec, call.settings)
     warnings = preflight.check(spec, settings=call.settings, workers=call.context.workers)
     job = call.jobs.submit(spec, warnings=warnings, key=key)
     call.context.nudge.soon()
+    return job
+
+
+def _accepted(job: Accepted, spec: JobSpec) -> Response:
     # A replayed answer tells of the job as it was created, whatever became of it: the same answer to the same request.
     headers = {"Location": f"/jobs/{job.id}", "ETag": _etag(1)}
     if job.replayed:

@@ -15,7 +15,7 @@ from regraft.attemptlogs import AttemptLog
 from regraft.errors import NotFoundError
 from regraft.jobs import StageName, StageStatus
 from regraft_api.dependencies import Call, Caller, JobId
-from regraft_api.ranges import byte_range, nothing_there
+from regraft_api.ranges import byte_range, is_range, nothing_there
 from regraft_api.routes.responses import NO_RANGE, NOT_FOUND
 from regraft_api.schemas import Page
 from regraft_api.schemas_fleet import LogLine
@@ -41,7 +41,10 @@ def list_lines(
     after: Annotated[int, Query(ge=0, le=LARGEST, description="Start after the line with this id")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Lines in a page")] = 200,
 ) -> Page[LogLine]:
-    """The oldest first. Upper and lower case count as the same."""
+    """The oldest first. Upper and lower case count as the same.
+
+    A line keeps its id. Of a long log the oldest part is dropped; after an id in there comes the oldest line kept.
+    """
     log, number, _ = _log(call, job_id, stage, attempt)
     wanted = (search or "").lower()
     lines = ((at, line) for at, line in log.lines(after) if wanted in line.lower())
@@ -69,20 +72,26 @@ def get_log(
     follow: Annotated[bool, Query(description="Stay, and send what is written until the attempt has ended")] = False,
     asked: Annotated[str | None, Header(alias="Range", max_length=100, description="One range of bytes")] = None,
 ) -> Response:
-    """`Range: bytes=-65536` is the end of it."""
+    """`Range: bytes=-65536` is the end of it.
+
+    Positions count from the first byte that was written. Of a long log the oldest part is dropped: a range that begins
+    there begins at the oldest byte that is kept, which `Content-Range` says.
+    """
     log, _, running = _log(call, job_id, stage, attempt)
-    size = log.size()
+    oldest, size = log.kept()
     start, end = byte_range(asked, size)
+    whole = (start, end) == (oldest, size) or not is_range(asked)
+    start = max(start, oldest)
     headers = {"Accept-Ranges": "bytes"}
-    if start >= end and asked is not None:
-        return nothing_there(size, "log")
+    if start >= end and is_range(asked):
+        return nothing_there(size, "log", oldest=oldest)
     if follow and running:
         text = _follow(call, log, job_id, stage, attempt, start)
         return StreamingResponse(text, media_type=TEXT, headers=headers)
-    if (start, end) == (0, size):
-        return StreamingResponse(log.read(0, size), media_type=TEXT, headers=headers)
+    if whole:
+        return StreamingResponse(log.text(start, end), media_type=TEXT, headers=headers)
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return StreamingResponse(log.read(start, end), status_code=206, media_type=TEXT, headers=headers)
+    return StreamingResponse(log.text(start, end), status_code=206, media_type=TEXT, headers=headers)
 
 
 def _log(call: Call, job_id: str, stage: StageName, attempt: int | None) -> tuple[AttemptLog, int, bool]:
@@ -97,8 +106,8 @@ def _log(call: Call, job_id: str, stage: StageName, attempt: int | None) -> tupl
     return log, number, running
 
 
-def _chunks(log: AttemptLog, start: int, end: int) -> list[bytes]:
-    return list(log.read(start, end))
+def _chunks(log: AttemptLog, start: int) -> list[tuple[int, bytes]]:
+    return list(log.read(start, log.kept()[1]))
 
 
 async def _follow(
@@ -106,9 +115,8 @@ async def _follow(
 ) -> AsyncIterator[bytes]:
     while True:
         row, _ = await asyncio.to_thread(call.reading.attempt, job_id, stage, attempt)
-        size = await asyncio.to_thread(log.size)
-        for chunk in await asyncio.to_thread(_chunks, log, at, size):
-            at += len(chunk)
+        for begin, chunk in await asyncio.to_thread(_chunks, log, at):
+            at = begin + len(chunk)
             yield chunk
         if not (row.status == StageStatus.RUNNING and row.epoch == attempt):
             return

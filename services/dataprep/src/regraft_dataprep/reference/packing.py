@@ -11,7 +11,7 @@ process is dropped. Two rules differ:
 
 `short_seq_prob` cuts a window to 2 to M - 1 tokens, by random numbers seeded for each process.
 
-Not for new work: `regraft_dataprep.pack` has one rule and loses nothing.
+Not for new work: `regraft_dataprep.windows` has one rule and loses nothing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import FIELD, File
 
 MAX_ID_BYTES = 255
-"""Ids decide between equal dates, for which those of a whole corpus are held."""
+"""Every document's id is kept, and written into the dataset's index."""
 
 
 class _UnusableError(Exception):

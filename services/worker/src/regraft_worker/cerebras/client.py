@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 2**16
+_OF_SHELL = 128
+"""What a shell that starts the client adds to the number of the signal that killed it."""
 
 
 class Client:
@@ -79,3 +81,9 @@ class Client:
         with suppress(ValueError, OSError):  # closed under our hands
             while chunk := os.read(self._child.stdout.fileno(), _CHUNK):
                 self._chunks.put(chunk)
+
+
+def killed_by(status: int) -> int | None:
+    """Number of the signal that an exit status tells of, the client's own or that of a shell around it."""
+    number = -status if status < 0 else status - _OF_SHELL
+    return number if 0 < number < signal.NSIG else None

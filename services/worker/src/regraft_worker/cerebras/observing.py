@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from regraft.cerebrassite import CerebrasSite
 from regraft.ports import Progress
@@ -21,7 +22,7 @@ from regraft_worker.trainer.run import KEPT_REPORTS
 from regraft_worker.trainer.schedule import schedule_of
 
 _SCORES: Mapping[str, str] = {"loss": "val_loss", "lm_perplexity": "val_perplexity", "accuracy": "val_accuracy"}
-_META = {"compile_jobs": "compile", "execute_jobs": "execute"}
+_META: Mapping[str, Literal["compile", "execute"]] = {"compile_jobs": "compile", "execute_jobs": "execute"}
 
 
 class Told:
@@ -57,6 +58,15 @@ class Told:
         for happened in (*self._log.feed(chunk), *(self._log.finish() if ended else ())):
             self._note(happened)
 
+    def taken(self, told: ApplianceJob) -> None:
+        """A job that the log or `run_meta.json` names: told once, whichever comes first."""
+        if told.job in self.jobs:
+            self.jobs[told.job] = self.jobs[told.job] or told.mode
+            return
+        self.jobs[told.job] = told.mode
+        what = f"the cluster has taken {told.job}" + (f" to {told.mode}" if told.mode else "")
+        self._progress.event(what, data={"wsjob": told.job, "workflow": told.workflow, "mode": told.mode})
+
     def tokens(self, step: int) -> int:
         """Positions that were read by then: which of them count is not told by the client."""
         return step * self._training.batch_size * self._length
@@ -84,7 +94,8 @@ class Told:
             case Score():
                 self._report(self.step, {_SCORES[happened.name]: happened.value} if happened.name in _SCORES else {})
             case ApplianceJob():
-                self._taken(happened)
+                self._reached()
+                self.taken(happened)
             case Saved():
                 self.saved = True
             case Done():
@@ -94,6 +105,7 @@ class Told:
 
     def _trained(self, step: int, told: Step) -> None:
         self.step, self.begun = step, True
+        self._reached()
         metrics = {"train_loss": told.loss, "train_lr": self._schedule.rate(step - 1)}
         if told.rate is not None:
             metrics["tokens_per_second"] = told.rate * self._length
@@ -105,11 +117,10 @@ class Told:
             self.reports.append({"step": step, "metrics": finite, "tokens": self.tokens(step)})
             self._progress.step(step, finite, total=self._total, tokens=self.tokens(step))
 
-    def _taken(self, told: ApplianceJob) -> None:
-        if told.job not in self.jobs:
-            self.jobs[told.job] = told.mode
-            what = f"the cluster has taken {told.job}" + (f" to {told.mode}" if told.mode else "")
-            self._progress.event(what, data={"wsjob": told.job, "workflow": told.workflow, "mode": told.mode})
+    def _reached(self) -> None:
+        """It reached the cluster after all: what it dies of later is something else."""
+        if self.failure is not None and self.failure.reason == UNREACHABLE:
+            self.failure = None
 
 
 class Looking:
@@ -124,7 +135,7 @@ class Looking:
         self._next = 0.0
         self._backoff = site.backoff_seconds
 
-    def look(self, told: Told | None = None) -> None:
+    def look(self, told: Told) -> None:
         """Ask, when it is time, and say what the stage is at."""
         if time.monotonic() < self._next:
             return
@@ -136,14 +147,16 @@ class Looking:
             self._backoff = min(2 * self._backoff, self._site.backoff_max_seconds)
             return
         self._next, self._backoff = time.monotonic() + self._site.poll_seconds, self._site.backoff_seconds
-        self._say(jobs, told)
+        for taken in meta_of(self._meta):
+            told.taken(taken)
+        self._say(jobs, told.jobs)
 
-    def _say(self, jobs: list[ListedJob], told: Told | None) -> None:
+    def _say(self, jobs: list[ListedJob], modes: Mapping[str, str | None]) -> None:
         ours = [listed for listed in jobs if self._wanted.items() <= listed.labels.items() and not listed.ended]
         if not ours:
             return
         listed = min(ours, key=lambda job: job.age)  # the newest: compiling comes first
-        mode = listed.kind or meta_of(self._meta).get(listed.id) or (told.jobs.get(listed.id) if told else None)
+        mode = listed.kind or modes.get(listed.id)
         reason = reason_of(listed.phase, compiles=mode == "compile")
         if reason is not None:
             self._progress.condition(reason, _words(reason, listed, place_in_queue(jobs, listed.id)))
@@ -159,15 +172,21 @@ def _words(reason: str, listed: ListedJob, place: tuple[int, int] | None) -> str
     return f"{listed.id} is {listed.phase.lower()}"
 
 
-def meta_of(path: Path) -> dict[str, str]:
-    """Ids of the cluster's jobs and what each is for, from the client's `run_meta.json`; empty while it is written."""
+def meta_of(path: Path) -> list[ApplianceJob]:
+    """The cluster's jobs by the client's `run_meta.json`; none while it is written. What is no entry is passed over."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    entries = ((entry, mode) for key, mode in _META.items() for entry in content.get(key) or ())
-    return {
-        entry["id"]: mode for entry, mode in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)
-    }
+        return []
+    lists = ((content.get(key), mode) for key, mode in _META.items()) if isinstance(content, dict) else ()
+    entries = ((entry, mode) for found, mode in lists if isinstance(found, list) for entry in found)
+    return [_job_of(entry, mode) for entry, mode in entries if isinstance(entry, dict) and _name(entry, "id")]
+
+
+def _job_of(entry: Mapping[str, object], mode: Literal["compile", "execute"]) -> ApplianceJob:
+    return ApplianceJob(job=_name(entry, "id") or "", workflow=_name(entry, "workflow_id"), mode=mode)
+
+
+def _name(entry: Mapping[str, object], key: str) -> str | None:
+    found = entry.get(key)
+    return found if isinstance(found, str) and found else None

@@ -2,6 +2,9 @@
 
 There is no data yet, so it is shown a few windows of random ids, as long and as many as a batch of the job: what is
 compiled depends on the shapes only. A compile goes to the compile folder, where the run that follows finds it.
+
+As in training, an attempt begins by ending the jobs of those before it, and a cluster that cannot be reached is waited
+for: only what the client says of the job, or dies of, is a failure.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from regraft.jobs import ReasonClass
 from regraft.ports import Progress
 from regraft.specs import CerebrasTargetSpec, PreflightResult, PreflightTask
 from regraft.storage import local_path
-from regraft_worker.cerebras.client import Client
+from regraft_worker.cerebras.away import Away
+from regraft_worker.cerebras.client import Client, killed_by
 from regraft_worker.cerebras.csctl import Csctl, UnreachableError
 from regraft_worker.cerebras.marks import Ending, by_hand, labels_of, of_stage
 from regraft_worker.cerebras.observing import Looking, Told
@@ -49,13 +53,19 @@ def preflight(task: PreflightTask, progress: Progress, *, site: CerebrasSite) ->
     check_site(task.target, site)
     output = local_path(task.output_uri, field="output_uri")
     asked = _asked(task, task.target, site, output)
-    folder = new_folder(asked, output)
     _write_windows(asked)
-    words = write_params(asked, folder, checkpoint=None, resume=False, progress=progress, only=task.target.preflight)
-    told = Told(progress, asked.training, length=asked.length)
-    status = _run(words, asked, folder, told, progress)
-    if status:
-        raise ApplianceError(told.failure or _unexplained(status, told))
+    csctl = Csctl(site)
+    away, ending = Away(progress, csctl, site), Ending(csctl, poll_seconds=site.poll_seconds)
+
+    def end_leftovers() -> None:
+        ending.end(of_stage(asked.attempt), check=lambda: stop_if_asked(progress))
+
+    away.insist(end_leftovers)
+    while failure := _failure_of_client(asked, output, progress):
+        if not away.explains(failure):
+            raise ApplianceError(failure)
+        away.wait(failure.message)
+        away.insist(end_leftovers)
     progress.event(f"the client's {task.target.preflight} passed", data={"release": site.release})
     return PreflightResult(checked=task.target.preflight, release=site.release)
 
@@ -102,6 +112,16 @@ def _write_windows(asked: Asked) -> None:
         part.rename(folder)
 
 
+def _failure_of_client(asked: Asked, output: Path, progress: Progress) -> Failure | None:
+    """One life of the client; None: it passed the job."""
+    folder = new_folder(asked, output)
+    only = asked.target.preflight
+    words = write_params(asked, folder, checkpoint=None, resume=False, progress=progress, only=only)
+    told = Told(progress, asked.training, length=asked.length)
+    status = _run(words, asked, folder, told, progress)
+    return (told.failure or _unexplained(status, told)) if status else None
+
+
 def _run(words: list[str], asked: Asked, folder: Path, told: Told, progress: Progress) -> int:
     """Exit status of the client."""
     looking = Looking(progress, Csctl(asked.site), asked.site, labels=asked.labels, folder=folder)
@@ -134,5 +154,10 @@ def _end_jobs(asked: Asked, client: Client, progress: Progress) -> None:
 
 
 def _unexplained(status: int, told: Told) -> Failure:
-    message = f"the client refused the job with status {status}; its last line: {told.last_line[:300]}"
+    """Whoever is killed has refused nothing."""
+    last = f"its last line: {told.last_line[:300]}"
+    if (number := killed_by(status)) is not None:
+        message = f"the client died of signal {number}; {last}"
+        return Failure(reason="appliance_client_failed", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
+    message = f"the client refused the job with status {status}; {last}"
     return Failure(reason="preflight_failed", reason_class=ReasonClass.USER_ERROR, message=message)

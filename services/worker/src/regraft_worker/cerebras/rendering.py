@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regraft.cerebras_limits import check_cluster
 from regraft.errors import InvalidInputError
 from regraft.formats import Release, release_of
 from regraft.specs import TrainingSpec
 from regraft_worker.cerebras.options import Options, backend_keys, runconfig_keys
 from regraft_worker.conversion.formats import format_named
-from regraft_worker.conversion.params_check import refused
 from regraft_worker.conversion.params_file import ParamsFile, training_params
 
 Section = dict[str, Any]
@@ -142,21 +142,13 @@ def _initializers(section: Mapping[str, object]) -> Section:
 
 
 def _check(training: TrainingSpec, options: Options, places: Places, release: Release) -> None:
-    if training.batch_size % options.num_csx:
-        raise refused(
-            f"a batch of {training.batch_size} is not divided evenly among so many systems",
-            "target.num_csx",
-            options.num_csx,
-            "Change one of them.",
-        )
-    if options.fp16_type is not None and (release < (2, 0) or training.precision == "fp32"):
-        raise refused(
-            "goes with a 16-bit precision in releases from 2.0 on", "target.fp16_type", options.fp16_type, "Leave it."
-        )
-    if options.precision_opt_level is not None and release < (2, 2):
-        raise refused(
-            "is known of releases from 2.2 on", "target.precision_opt_level", options.precision_opt_level, "Leave it."
-        )
+    check_cluster(
+        training,
+        release=release,
+        num_csx=options.num_csx,
+        fp16_type=options.fp16_type,
+        precision_opt_level=options.precision_opt_level,
+    )
     if not any(Path(places.data_dir).is_relative_to(folder) for folder in options.mount_dirs):
         raise InvalidInputError(
             "the data is in none of the folders that the cluster mounts",

@@ -12,7 +12,6 @@ When not to use it: for a params file of the user's own; that is `regraft run CS
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from regraft.cerebrassite import CerebrasSite
@@ -21,14 +20,15 @@ from regraft.jobs import ReasonClass
 from regraft.ports import Progress
 from regraft.specs import CerebrasTargetSpec, TrainResult, TrainTask
 from regraft.storage import local_path, to_uri
-from regraft_worker.cerebras.client import Client
+from regraft_worker.cerebras.away import Away
+from regraft_worker.cerebras.client import Client, killed_by
 from regraft_worker.cerebras.csctl import Csctl, UnreachableError
 from regraft_worker.cerebras.marks import Ending, by_hand, labels_of, of_stage
 from regraft_worker.cerebras.observing import Looking, Told
 from regraft_worker.cerebras.pickup import Settled, moved_to, register
 from regraft_worker.cerebras.quiet import stop_if_asked
 from regraft_worker.cerebras.start import START, Asked, carries_position, lay_out, new_folder, runs_folder
-from regraft_worker.cerebras.states import UNREACHABLE, ApplianceError, Failure
+from regraft_worker.cerebras.states import ApplianceError, Failure
 from regraft_worker.conversion.work import link
 from regraft_worker.trainer import checkpoint
 from regraft_worker.trainer.folders import step_folder
@@ -100,6 +100,7 @@ class _Run:
             priority=task.priority,
         )
         self.csctl = Csctl(site)
+        self.away = Away(progress, self.csctl, site)
         self.ending = Ending(self.csctl, poll_seconds=site.poll_seconds)
         self.state = fresh_state(task, inputs)
         self.paused_at: int | None = None
@@ -108,7 +109,7 @@ class _Run:
         """All that is left to do."""
         runs = runs_folder(self.asked, self.run)
         remove_leftovers(self.run)
-        self._reach(self._end_leftovers)
+        self.away.insist(self._end_leftovers)
         self._go_on_from_newest(told=False)
         self._take_in(runs)
         while self.state.step < self.inputs.max_steps:
@@ -167,7 +168,7 @@ class _Run:
         self._pick_up(folder, told, settled, written=True)
         status = client.status
         assert status is not None, "it has ended"
-        self._judge(status, told)
+        self._judge(status, told, folder)
 
     def _watch(self, client: Client, told: Told, settled: Settled, folder: Path) -> None:
         looking = Looking(self.progress, self.csctl, self.site, labels=self.asked.labels, folder=folder)
@@ -225,23 +226,18 @@ class _Run:
             for deleted in prune(self.run, self.state):
                 self.progress.artifact("pruned", to_uri(deleted), {})
 
-    def _judge(self, status: int, told: Told) -> None:
+    def _judge(self, status: int, told: Told, folder: Path) -> None:
         """Success is exit status 0, the client's word, and a checkpoint of the last step."""
+        if told.begun:
+            self.away.over()
         if status == 0 and told.done and self.state.step == self.inputs.max_steps:
             return
         failure = told.failure or _unexplained(status, told, newest=self.state.step)
-        if failure.reason != UNREACHABLE and self._answers():
+        if not self.away.explains(failure):
             raise ApplianceError(failure)
-        self.progress.condition(UNREACHABLE, failure.message)
-        self._sleep(self.site.backoff_seconds)
-        self._reach(self._end_leftovers)
-
-    def _answers(self) -> bool:
-        try:
-            self.csctl.jobs()
-        except UnreachableError:
-            return False
-        return True
+        _tidy(folder)  # the next client gets a start of its own: a long absence must not fill the disk
+        self.away.wait(failure.message)
+        self.away.insist(self._end_leftovers)
 
     def _end_leftovers(self) -> None:
         before = len(self.ending.asked)
@@ -249,32 +245,14 @@ class _Run:
         for job in self.ending.asked[before:]:
             self.progress.event(f"{job} was left over by an earlier client and was cancelled", data={"wsjob": job})
 
-    def _reach(self, action: Callable[[], None]) -> None:
-        """Do what takes a cluster that answers, however long it takes to."""
-        wait = self.site.backoff_seconds
-        while True:
-            try:
-                action()
-            except UnreachableError as error:
-                self.progress.condition(UNREACHABLE, f"{error.message}; asked again in {wait:.0f} s at the latest")
-                self._sleep(wait)
-                wait = min(2 * wait, self.site.backoff_max_seconds)
-            else:
-                return
-
-    def _sleep(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            stop_if_asked(self.progress)
-            time.sleep(min(_TICK, seconds))
-
 
 def _unexplained(status: int, told: Told, *, newest: int) -> Failure:
     if status == 0:
         what = "a checkpoint of the last step" if told.done else "saying that training was complete"
         message = f"the client ended well, but without {what}; the newest checkpoint is of step {newest}"
         return Failure(reason="appliance_incomplete", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
-    how = f"ended with status {status}" if status > 0 else f"died of signal {-status}"
+    number = killed_by(status)
+    how = f"ended with status {status}" if number is None else f"died of signal {number}"
     message = f"the client {how}; its last line: {told.last_line[:300]}"
     return Failure(reason="appliance_client_failed", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
 

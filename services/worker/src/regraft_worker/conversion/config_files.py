@@ -13,6 +13,7 @@ from regraft.checkpoint_files import read_json
 from regraft.checkpoint_info import read_architecture
 from regraft.errors import InvalidInputError
 from regraft.families import FAMILIES, HEADLESS, Architecture, Family, detect, family_named
+from regraft_worker.conversion.config_dropout import rates_of_the_tool, rates_that_are_lost
 from regraft_worker.conversion.config_keys import (
     TRAINING,
     refuse_unmatched,
@@ -69,7 +70,10 @@ def _from_hf(path: Path, model: Family | None, *, target: Format, drop: bool) ->
     unknown = unmatched_hf(config, family)
     refuse_unmatched(unknown, drop=drop)
     section = model_section(config, family=family, architecture=architecture, target=target, field="--tgt-fmt")
-    return ConvertedConfig(family=family, architecture=architecture, text=section_yaml(section), notes=_notes(unknown))
+    assert target.release is not None, "a Cerebras format"
+    section, rates = rates_of_the_tool(section, config, family=family, release=target.release)
+    notes = (*_notes(unknown), *rates)
+    return ConvertedConfig(family=family, architecture=architecture, text=section_yaml(section), notes=notes)
 
 
 def _from_cs(path: Path, model: Family | None, *, source: Format, target: Format, drop: bool) -> ConvertedConfig:
@@ -87,6 +91,7 @@ def _from_cs(path: Path, model: Family | None, *, source: Format, target: Format
         training = tuple(sorted(section.keys() & TRAINING))
         text = hf_json(section, family=family, source=source)
         notes = _notes(unknown, training, why="a Hugging Face config has no place for")
+        notes += rates_that_are_lost(section, family=family)
     return ConvertedConfig(family=family, architecture=architecture, text=text, notes=notes)
 
 

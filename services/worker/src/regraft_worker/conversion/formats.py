@@ -22,6 +22,7 @@ Era = Literal["pickle", "hdf5"]
 
 AUTO = "cs-auto"
 _NEWEST = (2, 9)
+_VERIFICATION = ".verification.json"
 _SUFFIXES = (".bin.index.json", ".safetensors.index.json", ".index.json", ".safetensors", ".bin", ".mdl", ".pt")
 
 
@@ -58,6 +59,15 @@ class Outputs:
     checkpoint: Path
     """A file, or for Hugging Face from release 2.0 on a folder."""
     config: Path
+
+    @property
+    def is_folder(self) -> bool:
+        return self.config.parent == self.checkpoint
+
+    @property
+    def verification(self) -> Path:
+        """The proof: beside a file, in a folder."""
+        return self.checkpoint / "verification.json" if self.is_folder else self.checkpoint.with_suffix(_VERIFICATION)
 
 
 def _cs(major: int, minor: int, hdf5: str) -> Format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from regraft.errors import InvalidInputError
+from regraft.cerebras_limits import check_training, refused
 from regraft.specs import TrainingSpec
 from regraft_worker.conversion.cs_config import check_constants, detect_family
 from regraft_worker.conversion.formats import Format, Release
@@ -44,34 +44,4 @@ def check(training: TrainingSpec, section: Mapping[str, object], *, target: Form
             max_sequence_length,
             "Shorten the windows.",
         )
-    if training.optimizer.name != "adamw":
-        raise refused(
-            f"{target.name} has AdamW in one order only",
-            "training.optimizer.name",
-            training.optimizer.name,
-            "Use adamw.",
-        )
-    for key, value in _no_words(training).items():
-        raise refused("no release has a word for it", f"training.{key}", value, "Leave it out, or use another target.")
-    every, saved = training.evaluate.every_steps, training.checkpoint.every_steps
-    if every is not None and every % saved and saved % every:
-        raise refused(
-            f"{target.name} evaluates and saves in step: one of {every} and {saved} must divide the other",
-            "training.evaluate.every_steps",
-            every,
-            "Change one of them.",
-        )
-
-
-def _no_words(training: TrainingSpec) -> dict[str, object]:
-    """What is given, would change the weights that come out, and has no key."""
-    keys = ("mixture", "data_subset", "max_sequence_length", "early_stopping")
-    found: dict[str, object] = {key: getattr(training, key) for key in keys if getattr(training, key)}
-    if training.loss_spike is not None and training.loss_spike.policy != "warn":
-        found["loss_spike.policy"] = training.loss_spike.policy
-    return found
-
-
-def refused(message: str, name: str, value: object, remedy: str) -> InvalidInputError:
-    """The error about a field of the job."""
-    return InvalidInputError(message, field=name, value=value, remedy=remedy, reason="not_expressible_in_cs")
+    check_training(training, name=target.name)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from regraft.cerebras_limits import check_windows
 from regraft.specs import JobSpec, TrainingSpec
 from regraft_worker.conversion.config_keys import section_of_release
 from regraft_worker.conversion.cs_config import detect_family
 from regraft_worker.conversion.formats import Format, Release
-from regraft_worker.conversion.params_check import check, keep_key, left_out, refused
+from regraft_worker.conversion.params_check import check, keep_key, left_out
 from regraft_worker.conversion.params_schedule import schedule_parts
 
 Section = dict[str, object]
@@ -49,10 +50,7 @@ def params_file(
     Raises:
         InvalidInputError: the job asks for something that the release cannot be told.
     """
-    if job.dataset.packing.document_boundaries:
-        raise refused(
-            "this reader takes windows of three rows", "dataset.packing.document_boundaries", True, "Leave it."
-        )
+    check_windows(job)
     return training_params(
         job.training,
         section,

@@ -5,8 +5,9 @@ on with them, and one with another begins anew. Once the outputs are proven this
 has to do is to move those that are not yet in place. Each output appears by one rename; a folder that is replaced
 changes places with the new one.
 
-The trade-off: two outputs are two renames. A kill between them leaves the first one (the config) new and the second one
-as it was, until the command is given again. When not to use it: for artifacts of a job, which have a manifest.
+The trade-off: two outputs are two renames. So that an old one and a new one never stand together, the last one (the
+checkpoint) that is replaced goes into the work folder first: a kill leaves a config without its checkpoint, until the
+command is given again. When not to use it: for artifacts of a job, which have a manifest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from regraft_worker.conversion.work import clear, work_folder
 from regraft_worker.conversion.writers.finished import Finished
 
 _FINISHED, _PROVEN = "finished.json", "proven.json"
+_REPLACED = "replaced"
 
 
 class Work:
@@ -51,7 +53,11 @@ class Work:
         sync(self.folder)
 
     def publish(self) -> None:
-        """Move what is not in its place yet; the last output last."""
+        """Move what is not in its place yet; the last output last, and what it replaces first."""
+        last = self._outputs[-1]
+        if len(self._outputs) > 1 and (self._target / last).exists() and not self._is_placed(last):
+            (self._target / last).rename(self.folder / f"{_REPLACED}-{last}")
+            sync(self._target)
         for name in self._outputs:
             if not self._is_placed(name):
                 replace(self.folder / name, self._target / name)

@@ -22,7 +22,7 @@ from regraft_worker.conversion.transfer_proof import prove_transfer
 from regraft_worker.conversion.transfer_writing import write_cs, write_hf_folder, write_once, write_one_hf
 from regraft_worker.conversion.writers.base import Tick
 
-_FORMAT = "regraft transfer 1"
+_FORMAT = "regraft transfer 2"
 """Part of what a run is known by: a change of what is written is a change of this."""
 
 
@@ -47,10 +47,6 @@ class Making:
     overwrite: bool
 
     @property
-    def is_folder(self) -> bool:
-        return self.outputs.config.parent == self.outputs.checkpoint
-
-    @property
     def identity(self) -> str:
         """The same when the same inputs are converted with the same options."""
         plan, config = self.plan, self.plan.config
@@ -70,12 +66,12 @@ def make(making: Making, tick: Tick) -> Made:
     """
     outputs = making.outputs
     name = outputs.checkpoint.name
-    names = [name] if making.is_folder else [outputs.config.name, name]
+    names = [name] if outputs.is_folder else [outputs.config.name, outputs.verification.name, name]
     with resumable(
         outputs.checkpoint.parent,
         *names,
         identity=making.identity,
-        files_in=name if making.is_folder else "",
+        files_in=name if outputs.is_folder else "",
         overwrite=making.overwrite,
     ) as work:
         proof, note = work.proof, "went on from an earlier run, which had written and proven everything"
@@ -91,7 +87,7 @@ def make(making: Making, tick: Tick) -> Made:
 def _write(making: Making, work: Work, tick: Tick) -> None:
     plan, mapped, outputs, finished = making.plan, making.mapped, making.outputs, work.finished
     path, config = work.folder / outputs.checkpoint.name, work.folder / outputs.config.name
-    if making.is_folder:
+    if outputs.is_folder:
         config = path / outputs.config.name
         write_hf_folder(
             path,
@@ -118,8 +114,13 @@ def _write(making: Making, work: Work, tick: Tick) -> None:
 
 
 def _prove(making: Making, work: Work, tick: Tick) -> str:
-    with open_checkpoint(work.folder / making.outputs.checkpoint.name) as result:
-        return prove_transfer(making.plan, making.mapped, making.state, result, tick)
+    outputs = making.outputs
+    with open_checkpoint(work.folder / outputs.checkpoint.name) as result:
+        proof = prove_transfer(making.plan, making.mapped, making.state, result, tick)
+    written = {name: digest for digests in work.finished.digests.values() for name, digest in digests.items()}
+    path = work.folder / outputs.verification.relative_to(outputs.checkpoint.parent)
+    write_text(path, json.dumps(proof.facts(written), indent=2) + "\n")
+    return proof.said
 
 
 def _kept(work: Work) -> str:

@@ -8,6 +8,7 @@ read once for the second, and tensors that were seen to be equal on the way are 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from regraft.keymap import is_ignored, rows
 from regraft_worker.conversion.carried import Carried
@@ -22,8 +23,37 @@ from regraft_worker.conversion.transfer_plan import Plan
 from regraft_worker.conversion.writers.base import Tick
 
 
-def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, tick: Tick) -> str:
-    """What a user should know of the proof.
+class Proof(NamedTuple):
+    """Of a conversion that holds."""
+
+    tensors: int
+    """Of the source, which came back bit for bit."""
+    logits: Mapping[str, object]
+
+    @property
+    def said(self) -> str:
+        return (
+            f"Proven: {self.tensors} tensors came back bit for bit; source and result compute the same logits, "
+            f"at most {self.logits['max_abs_difference']:.2g} apart."
+        )
+
+    def facts(self, written: Mapping[str, str]) -> dict[str, object]:
+        """What is kept beside the result; `written`: sha256 of each tensor's bytes, by its name in the result."""
+        return {
+            "format_version": 1,
+            "verified": True,
+            "tensors": {
+                "compared": "every tensor of the source, and what was read back under the source's names, bit for bit",
+                "count": self.tensors,
+                "sha256": dict(sorted(written.items())),
+            },
+            "logits": dict(self.logits),
+            "transformers": {"not_compared": "this command does not; a job's stages convert and export do"},
+        }
+
+
+def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, tick: Tick) -> Proof:
+    """That source and result are the same model.
 
     Raises:
         InvalidDataError: a tensor came back with other values, a value is not finite, or the logits differ.
@@ -36,11 +66,7 @@ def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, t
     threads = 1 if plan.opened.encoding.startswith("hdf5") else 0
     ids, logits, compared = logits_of_both(source, made, tick, threads=threads)
     check_equal(given, _found(plan, result), tick, compared=compared)
-    facts = compare_outputs(output_of(ids, logits[:1]), output_of(ids, logits[-1:]))
-    return (
-        f"Proven: {len(given)} tensors came back bit for bit; source and result compute the same logits, "
-        f"at most {facts['max_abs_difference']:.2g} apart."
-    )
+    return Proof(len(given), compare_outputs(output_of(ids, logits[:1]), output_of(ids, logits[-1:])))
 
 
 def _side(plan: Plan, tensors: Mapping[str, Lazy], *, is_cs: bool, mapped: Mapped) -> Side:

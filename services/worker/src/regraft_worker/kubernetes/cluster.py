@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from regraft.errors import FencedError
 from regraft_worker.kubernetes.api import MERGE, Api, ApiError, Json, query
-from regraft_worker.kubernetes.objects import EPOCH, RUN, STAGE_ID, WATCHED, Run, job, service
+from regraft_worker.kubernetes.objects import EPOCH, MANAGED, RUN, STAGE_ID, WATCHED, Run, job, service
 from regraft_worker.kubernetes.options import Options
 
 NOT_FOUND, CONFLICT = 404, 409
@@ -29,6 +29,12 @@ class Cluster:
     def jobs_of(self, stage_id: str) -> list[Json]:
         """Every Job of a stage, whichever attempt made it."""
         found = self._api.call("GET", self._jobs + query(labelSelector=f"{STAGE_ID}={stage_id}"))
+        return list(found["items"])
+
+    def jobs(self) -> list[Json]:
+        """Every Job that Regraft made here, of whichever deployment."""
+        name, value = next(iter(MANAGED.items()))
+        found = self._api.call("GET", self._jobs + query(labelSelector=f"{name}={value}"))
         return list(found["items"])
 
     def job(self, name: str) -> Json | None:
@@ -94,13 +100,17 @@ class Cluster:
         body = {"metadata": {**change, "uid": metadata["uid"]}}
         return self._api.call("PATCH", f"{self._jobs}/{metadata['name']}", body, kind=MERGE)
 
-    def delete(self, found: Json) -> None:
-        """Ask for its end: its pods are told to stop and have their grace period; the Job is gone after them."""
+    def delete(self, found: Json, *, if_unchanged: bool = False) -> None:
+        """Ask for its end: its pods are told to stop and have their grace period; the Job is gone after them.
+
+        With `if_unchanged` not when it has changed since it was found, as by an attempt that took it over.
+        """
+        guards = ("uid", "resourceVersion") if if_unchanged else ("uid",)
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Foreground",
-            "preconditions": {"uid": found["metadata"]["uid"]},
+            "preconditions": {name: found["metadata"][name] for name in guards},
         }
         try:
             self._api.call("DELETE", f"{self._jobs}/{found['metadata']['name']}", options)

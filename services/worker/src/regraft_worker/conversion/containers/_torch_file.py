@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from regraft_worker.conversion.containers._checksum import Checksum
 from regraft_worker.conversion.containers._child import look_into
 from regraft_worker.conversion.containers._files import opened
 from regraft_worker.conversion.containers._mapped import Mapped, strided
@@ -34,6 +36,7 @@ def open_torch(path: Path, encoding: str) -> Container:
         found = look_into(path, descriptor, module="_unpickle", words=(encoding,))
         swap = found["big_endian"]
         tensors = {name: _lazy(mapped, name, entry, swap=swap) for name, entry in found["tensors"].items()}
+        tensors = _checked(path, mapped, tensors, found["tensors"])
     return Container(path, encoding, tensors, plain_values(found["values"]), found["aliases"], mapped.close)
 
 
@@ -52,3 +55,17 @@ def _lazy(mapped: Mapped, name: str, entry: dict[str, Any], *, swap: bool) -> La
         begin=entry["begin"],
         swap=swap,
     )
+
+
+def _checked(
+    path: Path, mapped: Mapped, tensors: dict[str, Lazy], entries: dict[str, dict[str, Any]]
+) -> dict[str, Lazy]:
+    """The same tensors; those whose storage has a checksum (0 is none) are read after it was compared."""
+    storages = {entry["storage"]["begin"]: entry["storage"] for entry in entries.values() if entry["storage"]["crc"]}
+    sums = {begin: Checksum(path, mapped, **storage) for begin, storage in storages.items()}
+    checked = dict(tensors)
+    for name, lazy in tensors.items():
+        checksum = sums.get(entries[name]["storage"]["begin"])
+        if checksum is not None:
+            checked[name] = replace(lazy, read_rows=checksum.before(lazy.read_rows, name=name))
+    return checked

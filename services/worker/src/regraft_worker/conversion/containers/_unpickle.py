@@ -34,14 +34,15 @@ def look_into_zip() -> dict[str, Any]:
     storages: dict[str, Storage] = {}
     tree = unpickle(BytesIO(content(_FILE, found["data.pkl"])), storages)
     places: dict[str, int] = {}
+    sums: dict[str, int] = {}
     for key, storage in storages.items():
         part = found.get(f"data/{key}")
         if part is None:
             raise Refusal(UNREADABLE, f"its storage {shown(key)} is missing")
         if part.size != _bytes(storage):
             raise Refusal(UNREADABLE, f"its storage {shown(key)} has {part.size} bytes, not {_bytes(storage)}")
-        places[key] = part.begin
-    return _described(tree, places, big_endian=order == b"big")
+        places[key], sums[key] = part.begin, part.crc
+    return _described(tree, places, sums, big_endian=order == b"big")
 
 
 def look_into_legacy() -> dict[str, Any]:
@@ -58,7 +59,7 @@ def look_into_legacy() -> dict[str, Any]:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise Refusal(UNREADABLE, "its list of storages is not that of its tensors")
     places = _laid_out([storages[key] for key in keys], file.tell(), size)
-    return _described(tree, places, big_endian=not system["little_endian"])
+    return _described(tree, places, {}, big_endian=not system["little_endian"])
 
 
 def _laid_out(storages: list[Storage], at: int, size: int) -> dict[str, int]:
@@ -74,24 +75,26 @@ def _laid_out(storages: list[Storage], at: int, size: int) -> dict[str, int]:
     return places
 
 
-def _described(tree: object, places: dict[str, int], *, big_endian: bool) -> dict[str, Any]:
+def _described(tree: object, places: dict[str, int], sums: dict[str, int], *, big_endian: bool) -> dict[str, Any]:
     flat = Flat(tree)
     first: dict[Tensor, str] = {}
     aliases = {}
     for name, tensor in flat.tensors.items():
         if first.setdefault(tensor, name) != name and 0 not in tensor.shape:
             aliases[name] = first[tensor]
-    tensors = {name: _place(tensor, places[tensor.storage.key]) for name, tensor in flat.tensors.items()}
+    tensors = {name: _place(tensor, places, sums) for name, tensor in flat.tensors.items()}
     return {"big_endian": big_endian, "tensors": tensors, "values": flat.values, "aliases": aliases}
 
 
-def _place(tensor: Tensor, begin: int) -> dict[str, Any]:
-    item = ITEM_BYTES[tensor.storage.dtype]
+def _place(tensor: Tensor, places: dict[str, int], sums: dict[str, int]) -> dict[str, Any]:
+    storage = tensor.storage
+    begin = places[storage.key]
     return {
-        "dtype": tensor.storage.dtype,
+        "dtype": storage.dtype,
         "shape": tensor.shape,
         "stride": tensor.stride,
-        "begin": begin + tensor.offset * item if 0 not in tensor.shape else 0,
+        "begin": begin + tensor.offset * ITEM_BYTES[storage.dtype] if 0 not in tensor.shape else 0,
+        "storage": {"begin": begin, "size": _bytes(storage), "crc": sums.get(storage.key, 0)},
     }
 
 
