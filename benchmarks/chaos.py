@@ -5,8 +5,9 @@
 Real servers, Celery workers, dispatcher and stage processes, all of them for each seed alone: about a core is busy for
 each seed that runs. The stages are the doubles of `tests/faults`, which publish real checkpoints of a computation whose
 end is known to the bit. Every wait is shortened (`SHORT`). The API is not among the victims: jobs are written to the
-store directly. One line of JSON a seed and one for all of them; exit status 1 if an invariant was violated or a seed
-could not be run. What such a seed leaves behind, logs and database, is kept where `--folder` says.
+store directly. One line of JSON a seed and one for all of them, where `missed` counts faults that found nobody to
+kill and so were none; exit status 1 if an invariant was violated or a seed could not be run. What such a seed leaves
+behind, logs and database, is kept where `--folder` says.
 
 It needs the library's `server` and `embedded` extras and no service, torch or numpy, and runs from the sources
 (`PYTHONPATH=shared/src`).
@@ -98,6 +99,10 @@ def _lasting_port() -> int:
             return port
 
 
+class _MissedError(Exception):
+    """The fault that was drawn found its victim gone."""
+
+
 class _Seed:
     def __init__(self, plant: Plant, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, dice: random.Random) -> None:
         self.plant, self.postgres, self.valkey, self.dice = plant, postgres, valkey, dice
@@ -124,11 +129,15 @@ class _Seed:
         for _ in range(2):
             self._start_worker()
         done: Counter[str] = Counter()
+        missed: Counter[str] = Counter()
         for _ in range(count):
             time.sleep(self.dice.uniform(0.2, 2.0))
             name = self.dice.choice(sorted(self.faults))
-            self.faults[name]()
-            done[name] += 1
+            try:
+                self.faults[name]()
+                done[name] += 1
+            except _MissedError:
+                missed[name] += 1
         last = time.monotonic()
         violation = ""
         try:
@@ -141,6 +150,7 @@ class _Seed:
         attempts = sum(len(stage.attempts) for job in jobs for stage in self.plant.jobs.get(job).stages)
         return {
             "faults": dict(done),
+            "missed": dict(missed),
             "attempts": attempts,
             "recovery_seconds": round(recovered, 1),
             "violation": violation,
@@ -157,11 +167,12 @@ class _Seed:
 
     def _kill_child(self) -> None:
         children = self.plant.children()
-        if children:
-            try:
-                os.kill(self.dice.choice(children), signal.SIGKILL)
-            except ProcessLookupError:
-                return
+        if not children:
+            raise _MissedError
+        try:
+            os.kill(self.dice.choice(children), signal.SIGKILL)
+        except ProcessLookupError as error:
+            raise _MissedError from error
 
     def _kill_worker(self) -> None:
         worker = self._worker()
@@ -237,14 +248,17 @@ def _said(row: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     done: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
     for row in rows:
         done.update(row.get("faults", {}))
+        missed.update(row.get("missed", {}))
     recovery = sorted(row["recovery_seconds"] for row in rows if not row["violation"])
     middle = recovery[len(recovery) // 2] if recovery else None
     return {
         "seeds": len(rows),
         "faults": done.total(),
         "by_fault": dict(sorted(done.items())),
+        "missed": dict(sorted(missed.items())),
         "attempts": sum(row.get("attempts", 0) for row in rows),
         "violations": sorted(row["seed"] for row in rows if row["violation"]),
         "recovery_seconds": {"median": middle, "longest": max(recovery, default=None)},

@@ -4,7 +4,8 @@
 
 Workers are rows and calls, not processes: each process plays its share of them with the project's own store code
 (heartbeat, `ready`, claim, one renewal, one report, finish). One line of JSON a measurement. For a number to carry over
-to another machine, look at the database's time per stage, not at stages per second.
+to another machine, look at `database_cpu_ms_per_stage`, not at stages per second: the CPU time of all of PostgreSQL's
+processes during the drain, heartbeats included.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import tempfile
@@ -50,7 +52,7 @@ def main() -> None:
             _say("repeat_after_a_flush", seconds=_repeat_seconds(engine, settings))
             with engine.begin() as connection:
                 connection.execute(text("TRUNCATE jobs CASCADE"))
-            _drain(engine, settings, options)
+            _drain(engine, settings, options, postmaster=_postmaster(postgres))
             engine.dispose()
         finally:
             postgres.stop()
@@ -116,14 +118,14 @@ def _repeat_seconds(engine: Engine, settings: Settings) -> float:
     return round(time.perf_counter() - started, 3)
 
 
-def _drain(engine: Engine, settings: Settings, options: argparse.Namespace) -> None:
+def _drain(engine: Engine, settings: Settings, options: argparse.Namespace, *, postmaster: int) -> None:
     """From a full queue to an empty one."""
     _fill(engine, jobs=options.stages // 5)
     before = _sizes(engine)
     waited = multiprocessing.get_context("spawn").Queue()
     share = options.workers // options.processes
     context = multiprocessing.get_context("spawn")
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _cpu_seconds(postmaster)
     players = [
         context.Process(target=_play, args=(settings.database_url, number, share, waited))
         for number in range(options.processes)
@@ -133,7 +135,7 @@ def _drain(engine: Engine, settings: Settings, options: argparse.Namespace) -> N
     took = [waited.get() for _ in players]
     for player in players:
         player.join()
-    wall = time.perf_counter() - started
+    wall, spent = time.perf_counter() - started, _cpu_seconds(postmaster) - spent
     claims = [seconds for each in took for seconds in each["claims"]]
     beats = [seconds for each in took for seconds in each["beats"]]
     stages = options.stages // 5 * 5
@@ -144,12 +146,33 @@ def _drain(engine: Engine, settings: Settings, options: argparse.Namespace) -> N
         stages=stages,
         seconds=round(wall, 1),
         stages_per_second=round(stages / wall, 1),
+        database_cpu_ms_per_stage=round(1e3 * spent / stages, 1),
         claim=_quantiles(claims),
         heartbeats=len(beats),
         heartbeat=_quantiles(beats) if len(beats) > 1 else {},
         bytes_per_stage=growth,
         **_load(engine),
     )
+
+
+def _postmaster(postgres: EmbeddedPostgres) -> int:
+    return int((postgres.data / "postmaster.pid").read_text().split()[0])
+
+
+def _cpu_seconds(postmaster: int) -> float:
+    """What the server has used so far: its processes that run, and by its own account those that have ended."""
+    ticks = _ticks(postmaster)
+    for task in Path(f"/proc/{postmaster}/task").glob("*/children"):
+        ticks += sum(_ticks(int(pid)) for pid in task.read_text().split())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:  # it has ended since it was listed
+        return 0
+    return sum(int(field) for field in fields[11:15])  # utime, stime, and those of children it has waited for
 
 
 def _play(url: str, number: int, workers: int, out: multiprocessing.Queue[dict[str, list[float]]]) -> None:

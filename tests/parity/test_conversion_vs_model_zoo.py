@@ -10,19 +10,25 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from regraft.ports import NullProgress
 from regraft.specs.stages import ConvertTask, ExportTask
 from regraft.storage import local_path
 from regraft_worker.conversion import export as export_module
 from regraft_worker.conversion import hf, mapping
-from regraft_worker.conversion.bits import same_bits
+from regraft_worker.conversion.bits import digest, same_bits
+from regraft_worker.conversion.containers import open_container
 from regraft_worker.conversion.convert import convert
 from regraft_worker.conversion.export import export
+from regraft_worker.conversion.lazy import Lazy, of_tensor
+from regraft_worker.conversion.transfer import transfer
 
 ASSETS = Path(__file__).parents[1] / "assets" / "modelzoo"
 GOLDENS = Path(os.environ.get("REGRAFT_GOLDENS", "unset"))
@@ -142,3 +148,57 @@ def test_what_the_model_zoo_trained_is_a_base_for_a_job(tmp_path: Path, given: s
     untrained = load_file(ASSETS / "hf_ckpt" / "gptj_v512" / "model.safetensors")
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in untrained.items()}
     assert not any(same_bits(ours[name], untrained[name]) for name in ours if name.endswith("proj.weight"))
+
+
+def record_of(model: str, target: str) -> dict[str, Any]:
+    """What the Model Zoo's converter made from Hugging Face."""
+    found = json.loads((GOLDENS / "convert" / "records.json").read_text())
+    (record,) = [entry for entry in found if (entry["model"], entry["src"], entry["tgt"]) == (model, "hf", target)]
+    return dict(record)
+
+
+def described(tensors: Mapping[str, Lazy]) -> dict[str, dict[str, object]]:
+    """As the records describe a tensor, under their names."""
+    return {
+        name.replace(".", "/", 1): {"shape": list(lazy.shape), "dtype": str(lazy.dtype), "sha256": digest(lazy)}
+        for name, lazy in tensors.items()
+    }
+
+
+@pytest.mark.skipif(not GOLDENS.is_dir(), reason="REGRAFT_GOLDENS names no folder of reference outputs")
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        *(("gptj", f"cs-2.{minor}") for minor in range(10)),
+        *(("gpt-neox", f"cs-2.{minor}") for minor in range(1, 10)),  # the tool has none to 2.0
+    ],
+)
+def test_names_shapes_types_and_digests_are_those_of_the_record(tmp_path: Path, model: str, target: str) -> None:
+    record, h5 = record_of(model, target), target >= "cs-2.6"
+    source = ASSETS / "hf_ckpt" / ("gptj_v512" if model == "gptj" else "neox_par")
+    made = transfer(
+        source,
+        config=source / "config.json",
+        model=model,
+        src_fmt="hf",
+        tgt_fmt=target,
+        output_dir=tmp_path,
+        drop_unmatched_keys=False,
+        hf_shard_size=2**30,
+        export_safetensors=False,
+        export_h5=h5,
+        progress=NullProgress(),
+    )
+    assert (made.checkpoint.name, made.config.name) == (Path(record["out_ckpt"]).name, Path(record["out_cfg"]).name)
+    assert made.config.read_text() == record["config"]
+    with open_container(made.checkpoint) as container:
+        assert container.encoding == ("hdf5-0.5" if h5 else "torch-zip")
+        assert described(container.tensors) == record["tensors"]
+        # One other bit in one tensor, or its rows in another order, would be seen.
+        name = "model.transformer_decoder.layers.1.self_attn.proj_k_dense_layer.weight"
+        whole = container.tensors[name].whole()
+    changed = whole.clone()
+    changed.view(torch.int32)[0, 0] ^= 1
+    for wrong in (changed, whole.flip(0)):
+        ((key, found),) = described({name: of_tensor(name, wrong)}).items()
+        assert found != record["tensors"][key]

@@ -213,7 +213,7 @@ def test_a_skipped_spike_leaves_no_trace_in_the_weights(
         return judge(self, step, leapt.get(step, loss), norm)
 
     monkeypatch.setattr(Run, "_judge", seen)
-    options = {"evaluate": {}, "checkpoint": {"every_steps": 3, "keep_last": 9}, "loss_spike": _spike("skip")}
+    options = {"schedule": [{"constant": {"value": 3e-3}}], "evaluate": {}, "loss_spike": _spike("skip")}
     progress = Recorder()
     loop.train(task(inputs, tmp_path / "skipped", **options, max_steps=9), progress)
     monkeypatch.undo()

@@ -20,6 +20,21 @@ router = APIRouter(prefix="/jobs/{job_id}/events", tags=["events"], responses=NO
 LARGEST = 2**63 - 1
 HEARTBEAT_SECONDS = 15.0
 STREAM = "text/event-stream"
+ONE = {
+    "type": "object",
+    "description": "One event of the stream",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+}
+"""In OpenAPI before 3.2 the schema of a stream is that of each of its events."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -43,7 +58,7 @@ def list_events(
     responses={
         200: {
             "description": "Server-sent events: `id`, `event` (`state`, `message`, `condition`), `data` as in the list",
-            "content": {STREAM: {"schema": {"type": "string"}}},
+            "content": {STREAM: {"schema": ONE}},
         },
         204: {"description": "The job has ended and there is nothing after the given id"},
     },
