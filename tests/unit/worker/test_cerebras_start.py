@@ -17,6 +17,7 @@ from regraft.errors import InvalidDataError
 from regraft.specs import TrainTask
 from regraft_worker.cerebras.carrying import write_step_mdl
 from regraft_worker.cerebras.pickup import Settled, moved_to, register
+from regraft_worker.cerebras.train import _held
 from regraft_worker.trainer.checkpoint import latest, read_state
 from regraft_worker.trainer.identity import fresh_state
 from regraft_worker.trainer.inputs import Inputs, open_inputs
@@ -94,3 +95,13 @@ def test_a_file_that_is_cut_short_is_not_whole(release: str, tmp_path: Path) -> 
     path.write_bytes(whole)
     assert Settled(settle_seconds=60).whole(tmp_path, after=0) == ([] if release == "2.2" else [(4, path)])
     assert Settled(settle_seconds=60).whole(tmp_path, after=4, written=True) == []
+
+
+def test_a_checkpoint_that_the_client_has_deleted_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_3.mdl").write_bytes(b"weights")
+
+    assert _held(tmp_path / "checkpoint_0.mdl", tmp_path / "kept") is None
+    held = _held(tmp_path / "checkpoint_3.mdl", tmp_path / "kept")
+    (tmp_path / "checkpoint_3.mdl").unlink()
+    assert held is not None
+    assert held.read_bytes() == b"weights"

@@ -52,7 +52,8 @@ def cluster(inputs: Path, tmp_path: Path) -> Cluster:
 
 
 def test_a_run_ends_with_the_weights_of_the_processor(cluster: Cluster, expected: TrainResult) -> None:
-    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0)
+    # Slow enough that no checkpoint is beyond the client's own retention before it is fetched, on a busy machine too.
+    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0, step_seconds_real=0.5)
     said = Watched()
     found = cluster.train(said, checkpoint={"every_steps": 3, "keep_last": 2})
     assert farthest(expected.uri, found.uri) < TOLERANCE

@@ -67,7 +67,10 @@ class Settled:
         return sorted(found.items())
 
     def _is_whole(self, path: Path, *, written: bool) -> bool:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False  # the client has deleted it since it was listed
         seen = self._seen.get(path)
         if seen is None or (seen.size, seen.modified) != (status.st_size, status.st_mtime_ns):
             seen = self._seen[path] = _Seen(status.st_size, status.st_mtime_ns, time.monotonic())

@@ -218,11 +218,10 @@ class _Run:
         self._pick_up(settled.whole(folder, after=self.state.step, written=True), folder, told)
 
     def _pick_up(self, whole: Iterable[tuple[int, Path]], folder: Path, told: Told) -> None:
-        """Register whole checkpoints; a link keeps a file that the client deletes meanwhile."""
-        for step, path in whole:
-            kept = folder / START / path.name
-            kept.parent.mkdir(exist_ok=True)
-            link(path, kept)
+        """Register whole checkpoints. Links to all of them keep what the client deletes meanwhile; what it deleted
+        before was too old for its own retention."""
+        held = [(step, kept) for step, path in whole if (kept := _held(path, folder / START))]
+        for step, kept in held:
             state = moved_to(self.state, step, loss=told.loss_at(step), tokens=told.tokens(step))
             state = state.model_copy(update={"scores": told.scores_at(step)})
             registered, self.state = register(
@@ -262,6 +261,16 @@ def _unexplained(status: int, told: Told, *, newest: int) -> Failure:
     how = f"ended with status {status}" if number is None else f"died of signal {number}"
     message = f"the client {how}; its last line: {told.last_line[:300]}"
     return Failure(reason="appliance_client_failed", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
+
+
+def _held(path: Path, folder: Path) -> Path | None:
+    """The file under a second name in `folder`; None when it is gone."""
+    folder.mkdir(exist_ok=True)
+    try:
+        link(path, folder / path.name)
+    except FileNotFoundError:
+        return None
+    return folder / path.name
 
 
 def _tidy(runs: Path) -> None:
