@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
-from regraft.jobstore import make_engine, migrate
+from regraft.jobstore import Leases, make_engine, migrate
 from regraft.settings import Settings
 
 _numbers = itertools.count()
@@ -72,3 +72,8 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def leases(engine: Engine, settings: Settings) -> Leases:
+    return Leases(engine, settings)

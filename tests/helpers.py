@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from regraft.jobstore import Keys, Scope, make_engine
+from regraft.jobstore import Claim, Keys, Leases, Scope, make_engine
 from regraft.settings import Settings
 from regraft.specs import JobSpec
 
@@ -22,6 +22,13 @@ def spec(**changes: Any) -> JobSpec:
         "target": {"kind": "cpu"},
     }
     return JobSpec.model_validate({**job, **changes})
+
+
+def claimed(leases: Leases, job_id: str, stage: str) -> Claim:
+    """The claim of a stage that is ready."""
+    claim = leases.claim(f"{job_id}.{stage}", worker="w")
+    assert claim is not None
+    return claim
 
 
 def key_for(settings: Settings, scope: Scope = Scope.ADMIN, *, project: str = "default") -> dict[str, str]:

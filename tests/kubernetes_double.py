@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -361,12 +361,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
-        try:
+        with suppress(OSError):  # who read it may be gone
             for chunk in chunks:
                 self.wfile.write(chunk)
                 self.wfile.flush()
-        except OSError:
-            pass  # who read it is gone
 
 
 @contextmanager

@@ -39,6 +39,15 @@ def s3_server(folder: Path, *, bucket: str) -> Iterator[Environment]:
         process.wait()
 
 
+@contextmanager
+def exported(environment: Environment) -> Iterator[None]:
+    """In this process's own environment, for as long as it lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
 def _command(program: str, folder: Path, port: int, bucket: str) -> list[str]:
     """Nothing listens but on 127.0.0.1, where it must."""
     others = ["master", "volume", "filer", "admin"]

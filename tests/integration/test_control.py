@@ -24,11 +24,6 @@ def control(engine: Engine) -> Control:
     return Control(engine)
 
 
-@pytest.fixture
-def leases(engine: Engine, settings: Settings) -> Leases:
-    return Leases(engine, settings)
-
-
 def claimed(leases: Leases, job: Job, stage: str) -> Claim:
     claim = leases.claim(f"{job.id}.{stage}", worker="w")
     assert claim is not None

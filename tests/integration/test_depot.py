@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from regraft.errors import FencedError, InvalidDataError, InvalidInputError, Not
 from regraft.storage import is_published, publish
 from regraft.storage.depot import Depot
 from regraft.storage.manifest import NAME, read_manifest
-from s3_server import s3_server
+from s3_server import exported, s3_server
 
 PART = 5 << 20
 PUBLISHER = Path(__file__).with_name("s3_publisher.py")
@@ -25,12 +24,8 @@ PUBLISHER = Path(__file__).with_name("s3_publisher.py")
 
 @pytest.fixture(scope="module", autouse=True)
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with s3_server(tmp_path_factory.mktemp("s3"), bucket="artifacts") as environment:
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
+    with s3_server(tmp_path_factory.mktemp("s3"), bucket="artifacts") as environment, exported(environment):
         yield
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from sqlalchemy import Engine, text
 
-from helpers import eventually, key_for, spec
+from helpers import claimed, eventually, key_for, spec
 from regraft.embedded import free_port
 from regraft.jobstore import Claim, Jobs, Leases, Outcome, Report
 from regraft.settings import Settings
@@ -36,11 +36,6 @@ def api(settings: Settings) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture
-def leases(engine: Engine, settings: Settings) -> Leases:
-    return Leases(engine, settings)
 
 
 class Watch:
@@ -67,12 +62,6 @@ class Watch:
     def join(self) -> None:
         self._thread.join(20)
         assert not self._thread.is_alive()
-
-
-def claimed(leases: Leases, job_id: str, stage: str) -> Claim:
-    claim = leases.claim(f"{job_id}.{stage}", worker="w")
-    assert claim is not None
-    return claim
 
 
 def say(leases: Leases, claim: Claim, *messages: str) -> None:

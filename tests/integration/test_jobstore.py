@@ -34,11 +34,6 @@ def jobs(engine: Engine) -> Jobs:
 
 
 @pytest.fixture
-def leases(engine: Engine, settings: Settings) -> Leases:
-    return Leases(engine, settings)
-
-
-@pytest.fixture
 def announcements(engine: Engine, settings: Settings) -> Announcements:
     return Announcements(engine, settings)
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
-from helpers import key_for, spec
+from helpers import claimed, key_for, spec
 from regraft.jobstore import Claim, Jobs, Leases, Outcome, Report, Workers
 from regraft.settings import Settings
 from regraft.storage import publish
@@ -26,17 +26,6 @@ def client(settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings.model_copy(update={"check_files": False}))
     with TestClient(app, raise_server_exceptions=False, headers=key_for(settings)) as client:
         yield client
-
-
-@pytest.fixture
-def leases(engine: Engine, settings: Settings) -> Leases:
-    return Leases(engine, settings)
-
-
-def claimed(leases: Leases, job_id: str, stage: str) -> Claim:
-    claim = leases.claim(f"{job_id}.{stage}", worker="w")
-    assert claim is not None
-    return claim
 
 
 def trained(leases: Leases, job_id: str) -> Claim:

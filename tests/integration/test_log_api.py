@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
 
-from helpers import key_for, spec
-from regraft.jobstore import Claim, Leases, Outcome
+from helpers import claimed, key_for, spec
+from regraft.jobstore import Leases, Outcome
 from regraft.logparts import part
 from regraft.settings import Settings
 from regraft_api.app import create_app
@@ -23,17 +22,6 @@ def client(settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings.model_copy(update={"check_files": False}))
     with TestClient(app, raise_server_exceptions=False, headers=key_for(settings)) as client:
         yield client
-
-
-@pytest.fixture
-def leases(engine: Engine, settings: Settings) -> Leases:
-    return Leases(engine, settings)
-
-
-def claimed(leases: Leases, job_id: str, stage: str) -> Claim:
-    claim = leases.claim(f"{job_id}.{stage}", worker="w")
-    assert claim is not None
-    return claim
 
 
 def test_what_a_stage_printed_can_be_read_searched_and_fetched_in_part(

@@ -25,17 +25,13 @@ from regraft.storage.manifest import NAME, read_manifest, rewrite_manifest
 from regraft.storage.s3 import Bucket
 from regraft_worker.trainer.folders import OPTIMIZER, STATE, step_folder, steps_in
 from regraft_worker.trainer.restoring import restore
-from s3_server import s3_server
+from s3_server import exported, s3_server
 
 
 @pytest.fixture(scope="module", autouse=True)
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with s3_server(tmp_path_factory.mktemp("s3"), bucket="artifacts") as environment:
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
+    with s3_server(tmp_path_factory.mktemp("s3"), bucket="artifacts") as environment, exported(environment):
         yield
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture

@@ -89,7 +89,8 @@ def _link(source: Path, target: Path) -> None:
     try:
         shutil.copytree(source, draft, copy_function=os.link)
         draft.rename(target)
-    except FileExistsError:
-        pass  # somebody else has promoted it at the same time
+    except OSError:
+        if not target.is_dir():  # else somebody has promoted it at the same time
+            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)

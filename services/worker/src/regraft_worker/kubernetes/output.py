@@ -11,6 +11,7 @@ import json
 import queue
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from regraft.errors import RegraftError
@@ -60,15 +61,13 @@ class Output:
     def _run(self) -> None:
         while not self._stop.is_set():
             last = self._finish.is_set()
-            try:
+            with suppress(RegraftError):  # not started yet, or out of reach: asked again
                 found = self._pod()
                 if found is not None:
                     pod, ended = found
                     self._read(pod)
                     if ended and last:  # both before we read: that was all
                         return
-            except RegraftError:
-                pass  # not started yet, or out of reach: asked again
             self._stop.wait(_WAIT_SECONDS)
 
     def _pod(self) -> tuple[str, bool] | None:

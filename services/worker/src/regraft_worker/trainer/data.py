@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.errors import InvalidDataError
-from regraft.hdf5 import FEATURES, INPUT_IDS, LABELS, SPAN_FEATURES, Dataset, Windows
+from regraft.hdf5 import FEATURES, INPUT_IDS, LABELS, SPAN_FEATURES, Windows
 
 Indices = NDArray[np.int64]
 
@@ -60,17 +60,6 @@ def samples_of(step: int, *, batch_size: int) -> Indices:
     """The numbers of the samples that make the batch of a step, which is counted from 1: (batch_size,)."""
     assert step >= 1, "steps are counted from 1"
     return np.arange((step - 1) * batch_size, step * batch_size)
-
-
-def read_batch(dataset: Dataset, indices: Indices, *, vocab_size: int, device: str) -> dict[str, Tensor]:
-    """The features of these windows: three or five int32 (B, S) tensors.
-
-    Raises:
-        InvalidDataError: a token id is outside the vocabulary.
-    """
-    windows = dataset.rows(indices)
-    check_ids(windows, vocab_size=vocab_size)
-    return as_features(windows, device=device)
 
 
 def as_features(windows: Windows, *, device: str) -> dict[str, Tensor]:
