@@ -45,15 +45,12 @@ _Span = tuple[int, int]
 
 def clean_lines(lines: bytes) -> bytes:
     """Whole lines after all rules, in the documented order; their newlines stay."""
-    text = lines.decode(errors=ESCAPED)
-    for name in TRC2_RULES:
-        text = RULES[name](text)
-    return text.encode()
+    return _cleaned(lines).encode()
 
 
 def clean_story(lines: bytes) -> str:
     """The text of a story: its lines after all rules, without blank ones at either end; empty when nothing is left."""
-    return without_blank_ends(clean_lines(lines).decode())
+    return without_blank_ends(_cleaned(lines))
 
 
 def without_blank_ends(text: str) -> str:
@@ -93,6 +90,13 @@ def strip_brackets(text: str) -> str:
 def drop_invalid_utf8(text: str) -> str:
     """Rule 7. Bytes are judged as they are now: rules before may have joined some to a character."""
     return text if text.isascii() else text.encode(errors=ESCAPED).decode(errors="ignore")
+
+
+def _cleaned(lines: bytes) -> str:
+    text = lines.decode(errors=ESCAPED)
+    for rule in _IN_ORDER:
+        text = rule(text)
+    return text
 
 
 def _matching(pattern: re.Pattern[str], mark: str) -> Rule:
@@ -137,3 +141,5 @@ RULES: dict[Trc2Rule, Rule] = {
     "drop_invalid_utf8": drop_invalid_utf8,
 }
 """By the names that a dataset's `cleaning` has for them."""
+
+_IN_ORDER = tuple(RULES[name] for name in TRC2_RULES)

@@ -86,7 +86,7 @@ def text_of(body: bytes, *, raw: bool = False) -> str:
 
     `raw`: as it lies in the file, with bytes that are no UTF-8 held by surrogates.
     """
-    if any(header in body for header in _HEADERS):
+    if _HEADERS[0] in body or _HEADERS[1] in body:  # no loop: this is done for every story
         body = _HEADER_LINES.sub(b"", body)
     return body[1:].decode(errors=ESCAPED) if raw else clean_story(body)
 
