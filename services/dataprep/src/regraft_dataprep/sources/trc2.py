@@ -13,8 +13,9 @@ A tag-marked text file, each tag on a line of its own or around one value:
     </DOC>
 
 The file is cut at `</DOC>` lines in large blocks, not read line by line, which is several times faster. What lies
-between two of them belongs to the part of the file that its first byte lies in. Memory: a block and a story. Not for
-other SGML or XML: entities, attributes and nesting are not understood.
+between two of them belongs to the part of the file that its first byte lies in. Memory: a block and a story. With
+`reading.documents: shard` documents are shards of lines instead (`_shards`). Not for other SGML or XML: entities,
+attributes and nesting are not understood.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from typing import BinaryIO
 
 from regraft.errors import InvalidDataError
 from regraft.specs.dataset import ReadingSpec
+from regraft_dataprep.clean import ESCAPED
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import FIELD, File, Uris
+from regraft_dataprep.sources._shards import shards, spans
 from regraft_dataprep.sources._story import BrokenStoryError, check_rest, document_in, too_long
 from regraft_dataprep.sources.base import Part, Source, Span, by_bytes
 
@@ -44,32 +47,52 @@ class Trc2Source(Source):
     suffixes = (".trc2", ".v2", ".trc2.gz", ".v2.gz", ".trc2.zst", ".v2.zst")
 
     def spans(self, file: File, *, part_bytes: int) -> list[Span]:
-        return by_bytes(file, part_bytes=part_bytes)
+        if not self._in_shards or not file.plain:
+            return by_bytes(file, part_bytes=part_bytes)
+        with self._naming(self.files.index(file)), file.open() as stream:
+            return spans(stream, lines=self.reading.lines_per_shard, part_bytes=part_bytes)
 
     def read(self, part: Part) -> Iterator[Document]:
         """A story that is not as it should be is an error, never a bad record: what follows could not be trusted."""
-        with self._naming(part), self.files[part.file].open() as stream:
-            for position, segment, closed in _segments(stream, part):
-                if closed:
-                    document, outside = document_in(segment, position=position)
-                    yield document
-                else:
-                    check_rest(segment, position=position)
-                    outside = segment
-                if outside:
-                    self.stray_lines += sum(1 for line in outside.split(b"\n") if line.strip())
+        with self._naming(part.file), self.files[part.file].open() as stream:
+            yield from (self._shards if self._in_shards else self._stories)(stream, part)
+
+    @property
+    def _in_shards(self) -> bool:
+        return self.reading.documents == "shard"
+
+    def _stories(self, stream: BinaryIO, part: Part) -> Iterator[Document]:
+        for position, segment, closed in _segments(stream, part):
+            if closed:
+                document, outside = document_in(segment, position=position, raw=self.raw)
+                yield document
+            else:
+                check_rest(segment, position=position)
+                outside = segment
+            self._pass_over(outside)
+
+    def _shards(self, stream: BinaryIO, part: Part) -> Iterator[Document]:
+        for shard in shards(stream, part, lines=self.reading.lines_per_shard):
+            if shard.lost:
+                self._pass_over(shard.content)
+            else:
+                yield Document(shard.content.decode(errors=ESCAPED))
+
+    def _pass_over(self, outside: bytes) -> None:
+        if outside:
+            self.stray_lines += sum(1 for line in outside.split(b"\n") if line.strip())
 
     @contextmanager
-    def _naming(self, part: Part) -> Iterator[None]:
+    def _naming(self, file: int) -> Iterator[None]:
         """Errors name the file and the line; lines are not counted before there is one."""
         try:
             yield
         except BrokenStoryError as error:
-            line = self.lines_before(part.file, error.position) + 1
+            line = self.lines_before(file, error.position) + 1
             raise InvalidDataError(
                 error.message.replace("{line}", str(line)),
                 field=FIELD,
-                value=self.files[part.file].uri,
+                value=self.files[file].uri,
                 remedy=error.remedy,
                 reason="corpus_malformed",
             ) from error
