@@ -91,7 +91,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(checkpoint: Path, *words: str, at: str = "") -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", RUN, at, "convert", str(checkpoint), *words]
+    line = [sys.executable, "-c", RUN, at, "convert", str(checkpoint), "--no-transformers", *words]
     return subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
 
 

@@ -18,7 +18,7 @@ from regraft_worker.conversion.opened import open_checkpoint
 from regraft_worker.conversion.parted import write_text
 from regraft_worker.conversion.resumable import Work, resumable
 from regraft_worker.conversion.transfer_plan import Plan, prefix
-from regraft_worker.conversion.transfer_proof import prove_transfer
+from regraft_worker.conversion.transfer_proof import Written, prove_transfer
 from regraft_worker.conversion.transfer_writing import write_cs, write_hf_folder, write_once, write_one_hf
 from regraft_worker.conversion.writers.base import Tick
 
@@ -45,6 +45,7 @@ class Making:
     """HDF5 for a Cerebras release, safetensors for Hugging Face."""
     shard_bytes: int
     overwrite: bool
+    transformers_share: float
 
     @property
     def identity(self) -> str:
@@ -53,6 +54,7 @@ class Making:
         stats = [(str(path.resolve()), path.stat()) for path in plan.opened.files]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         options = [plan.source.name, plan.target.name, plan.drop, self.requested, self.shard_bytes]
+        options.append(bool(self.transformers_share))  # or a proof without its opinion would be taken for one with it
         asked = [_FORMAT, files, config.text, config.family.name, repr(config.architecture), options]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -116,10 +118,13 @@ def _write(making: Making, work: Work, tick: Tick) -> None:
 def _prove(making: Making, work: Work, tick: Tick) -> str:
     outputs = making.outputs
     with open_checkpoint(work.folder / outputs.checkpoint.name) as result:
-        proof = prove_transfer(making.plan, making.mapped, making.state, result, tick)
-    written = {name: digest for digests in work.finished.digests.values() for name, digest in digests.items()}
+        written = Written(result, work.folder / outputs.config.relative_to(outputs.checkpoint.parent))
+        proof = prove_transfer(
+            making.plan, making.mapped, making.state, written, tick, transformers_share=making.transformers_share
+        )
+    digests = {name: digest for found in work.finished.digests.values() for name, digest in found.items()}
     path = work.folder / outputs.verification.relative_to(outputs.checkpoint.parent)
-    write_text(path, json.dumps(proof.facts(written), indent=2) + "\n")
+    write_text(path, json.dumps(proof.facts(digests), indent=2) + "\n")
     return proof.said
 
 
