@@ -22,7 +22,7 @@ from regraft_worker.conversion.transfer_proof import Written, prove_transfer
 from regraft_worker.conversion.transfer_writing import write_cs, write_hf_folder, write_once, write_one_hf
 from regraft_worker.conversion.writers.base import Tick
 
-_FORMAT = "regraft transfer 2"
+_FORMAT = "regraft transfer 3"
 """Part of what a run is known by: a change of what is written is a change of this."""
 
 
@@ -78,8 +78,8 @@ def make(making: Making, tick: Tick) -> Made:
     ) as work:
         proof, note = work.proof, "went on from an earlier run, which had written and proven everything"
         if not proof:
-            note = _kept(work)
             _write(making, work, tick)
+            note = _kept(work)
             proof = _prove(making, work, tick)
             work.prove(proof)
         work.publish()
@@ -103,14 +103,23 @@ def _write(making: Making, work: Work, tick: Tick) -> None:
         before = prefix(plan)
         write_once(
             path,
-            lambda part: write_cs(
-                part, mapped, making.state, target=plan.target, prefix=before, h5=making.requested, tick=tick
+            lambda part, journal: write_cs(
+                part,
+                mapped,
+                making.state,
+                target=plan.target,
+                prefix=before,
+                h5=making.requested,
+                journal=journal,
+                tick=tick,
             ),
             finished=finished,
         )
     else:
         write_once(
-            path, lambda part: write_one_hf(part, mapped, safetensors=making.requested, tick=tick), finished=finished
+            path,
+            lambda part, journal: write_one_hf(part, mapped, safetensors=making.requested, journal=journal, tick=tick),
+            finished=finished,
         )
     write_text(config, plan.config.text)
 
@@ -129,8 +138,8 @@ def _prove(making: Making, work: Work, tick: Tick) -> str:
 
 
 def _kept(work: Work) -> str:
-    kept = work.finished.kept
-    if not kept:
-        return ""
-    files = f"{len(kept)} file{'s' if len(kept) > 1 else ''}"
-    return f"went on from an earlier run, which had finished {files} ({sum(kept.values()):,} bytes)"
+    counts = (("file", work.finished.kept), ("tensor", work.finished.kept_tensors))
+    said = [
+        f"{len(kept)} {what}{'s' * (len(kept) > 1)} ({sum(kept.values()):,} bytes)" for what, kept in counts if kept
+    ]
+    return f"went on from an earlier run, which had finished {' and '.join(said)}" if said else ""
