@@ -87,28 +87,31 @@ ELSEWHERE: dict[str, Any] = {
 RUNCONFIG_1_8 = keys.words(
     "autogen_policy autoload_last_checkpoint check_loss_values checkpoint_path checkpoint_steps compile_dir "
     "compile_only credentials_path debug_args_path disable_version_check dist_addr dist_backend enable_distributed "
-    "enable_summaries eval_frequency eval_steps execution_strategy experimental_api init_method is_pretrained_checkpoint job_labels "
-    "job_time_sec keep_checkpoint_max log_steps logging main_process_id max_steps mgmt_address mgmt_namespace mode "
-    "model_dir mount_dirs multireplica num_act_servers num_csx num_epochs num_replicas num_steps num_wgt_servers "
-    "num_workers_per_csx python_paths save_initial_checkpoint save_losses save_stream_size save_summary_steps seed "
-    "service_dir show_debug_metrics skip_train_recv_activations steps_per_epoch sync_batchnorm target_device "
-    "transfer_processes use_appliance_data use_cs_grad_accum use_cstorch_optimizer_step validate_only variant"
+    "enable_summaries eval_frequency eval_steps execution_strategy experimental_api init_method "
+    "is_pretrained_checkpoint job_labels job_time_sec keep_checkpoint_max log_steps logging main_process_id "
+    "max_steps mgmt_address mgmt_namespace mode model_dir mount_dirs multireplica num_act_servers num_csx "
+    "num_epochs num_replicas num_steps num_wgt_servers num_workers_per_csx python_paths save_initial_checkpoint "
+    "save_losses save_stream_size save_summary_steps seed service_dir show_debug_metrics "
+    "skip_train_recv_activations steps_per_epoch sync_batchnorm target_device transfer_processes use_appliance_data "
+    "use_cs_grad_accum use_cstorch_optimizer_step validate_only variant"
 )
 RUNCONFIG_2_2 = keys.words(
     "disable_strict_checkpoint_loading load_checkpoint_states max_checkpoints precision_opt_level summary_dir "
-    "job_priority wsc_log_level ini debug_args drop_data dump_activations enable_act_frequency fabric_type_blacklist "
-    "lazy_initialization log_input_summaries retrace_every_iteration op_profiler_config experimental act_memory_gi "
-    "cmd_memory_gi wgt_memory_gi wrk_memory_gi compile_crd_memory_gi execute_crd_memory_gi"
+    "job_priority wsc_log_level ini debug_args drop_data dump_activations enable_act_frequency "
+    "fabric_type_blacklist lazy_initialization log_input_summaries retrace_every_iteration op_profiler_config "
+    "experimental act_memory_gi cmd_memory_gi wgt_memory_gi wrk_memory_gi compile_crd_memory_gi "
+    "execute_crd_memory_gi"
 )
 READERS = keys.words(
     "data_processor data_dir mixture vocab_size max_sequence_length batch_size shuffle shuffle_seed shuffle_buffer "
     "num_workers drop_last prefetch_factor persistent_workers repeat use_multiple_workers use_vsl features_list "
-    "cerebras use_worker_cache data_subset num_samples sort_files pad_last dataset_map_fn data_transforms micro_batch_size"
+    "cerebras use_worker_cache data_subset num_samples sort_files pad_last dataset_map_fn data_transforms "
+    "micro_batch_size"
 )
 OPTIMIZER = keys.words(
-    "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias max_gradient_norm "
-    "max_gradient_value grad_accum_steps loss_scaling_factor initial_loss_scale steps_per_increase min_loss_scale "
-    "max_loss_scale log_summaries"
+    "optimizer_type learning_rate weight_decay weight_decay_rate betas beta1 beta2 eps correct_bias "
+    "max_gradient_norm max_gradient_value grad_accum_steps loss_scaling_factor initial_loss_scale "
+    "steps_per_increase min_loss_scale max_loss_scale log_summaries"
 )
 
 
