@@ -16,6 +16,7 @@ from regraft.errors import FencedError, InvalidDataError, InvalidInputError, Not
 from regraft.storage import is_published, publish
 from regraft.storage.depot import Depot
 from regraft.storage.manifest import NAME, read_manifest
+from regraft.storage.s3 import Bucket
 from s3_server import exported, s3_server
 
 PART = 5 << 20
@@ -260,3 +261,9 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert "cannot be used" in str(error_of("s3://artifacts/x"))
+
+
+def test_a_look_tells_a_bucket_from_none(depot: Depot) -> None:
+    depot.bucket.look()
+    with pytest.raises(StorageFailedError, match="refuses"):
+        Bucket("no-such-bucket").look()

@@ -3,6 +3,7 @@
 It never imports torch: a crash of the core (HDF5 on a full disk dies of SIGSEGV) ends a child, not the worker. It
 fences itself: when the database has been out of reach for two thirds of a lease, the child is killed before anybody
 else can start another; and when the supervisor itself is stopped, the child ends at the end of the lease (`tether`).
+What another worker of this machine held when it was killed is given back at once (`holdings`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from regraft.allowed import check_uris
 from regraft.attempt import MARK, POLL_SECONDS, Attempt, child_environment
 from regraft.child import SUPERVISOR, error_fields
 from regraft.errors import FencedError, InvalidInputError
+from regraft.holdings import Holding, held, take_over
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome
 from regraft.lines import Invite
 from regraft.logs import bound
@@ -30,6 +32,7 @@ from regraft.verdict import not_started, refused
 log = logging.getLogger(__name__)
 
 ASSIST_STAGE = "assist"
+ORPHANS_SECONDS = 5.0
 
 
 @dataclass
@@ -50,6 +53,23 @@ class Supervisor:
         if count := kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self.settings.home}"):
             log.warning("ended %d processes whose supervisor is gone", count)
 
+    def take_over(self) -> None:
+        """Give back what workers of this machine held that were killed, without waiting for their leases."""
+        try:
+            take_over(self.settings.home, self._give_back)
+        except UNREACHABLE as error:
+            log.warning("the database is unreachable, what killed workers held stays where it is: %s", error)
+
+    def _give_back(self, lost: Holding) -> bool:
+        deadline = time.monotonic() + ORPHANS_SECONDS
+        while kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self.settings.home}"):  # killed, and not yet gone
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        if self.leases.lost(lost.stage_id, epoch=lost.epoch, worker=lost.worker):
+            log.warning("%s: took it back from %s, which was killed", lost.stage_id, lost.worker)
+        return True
+
     def run(self, stage_id: str) -> None:
         """Claim and run a stage, if it is still there to be claimed."""
         if self.drain.is_set():
@@ -69,11 +89,12 @@ class Supervisor:
     def _run(self, claim: Claim, asked: float) -> None:
         log.info("%s: attempt %d starts", claim.stage_id, claim.epoch)
         try:
-            self._finish(claim, self._attempt(claim, asked))
+            with held(self.settings.home, Holding(claim.stage_id, claim.epoch, claim.worker)) as inherited:
+                self._finish(claim, self._attempt(claim, asked, inherited))
         except FencedError as error:
             log.warning("%s: attempt %d is not ours, nothing is written: %s", claim.stage_id, claim.epoch, error)
 
-    def _attempt(self, claim: Claim, claimed_at: float) -> Outcome:
+    def _attempt(self, claim: Claim, claimed_at: float, inherited: tuple[int, ...]) -> Outcome:
         try:
             check_uris(claim.spec, self.settings)  # again: a link may have been put there since the job was posted
             attempt = Attempt(
@@ -84,6 +105,7 @@ class Supervisor:
                 invite=self.invite,
                 drain=self.drain,
                 claimed_at=claimed_at,
+                inherited=inherited,
             )
         except InvalidInputError as error:
             return refused(error_fields(error))

@@ -57,6 +57,7 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
     supervisor.clear_away()
+    supervisor.take_over()
     beat = Heartbeat(Workers(engine), name, service, Pulse(settings.pulse_path))
     poller = Poller(supervisor, service.queues, on_start=beat.start)
     # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
@@ -83,7 +84,8 @@ def _arguments(name: str, settings: Settings) -> list[str]:
 
 
 class Poller:
-    """Looks for ready stages in the database while the worker is idle, from a thread of its own."""
+    """Looks after workers of this machine that were killed, and, while this one is idle, for ready stages in the
+    database; from a thread of its own."""
 
     STARTING_SECONDS = 0.2
 
@@ -109,6 +111,7 @@ class Poller:
         seconds = self._supervisor.settings.poll_seconds
         # Spread, so that a fleet that was started at once does not ask at once.
         while not self._stop.wait(seconds * random.uniform(0.5, 1.5)):
+            self._supervisor.take_over()
             self._look(worker)
 
     def _look(self, worker: WorkController) -> None:

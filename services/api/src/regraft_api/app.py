@@ -21,6 +21,7 @@ from regraft_api.artifacts import Artifacts
 from regraft_api.dependencies import Context
 from regraft_api.door import Door, KeyRing
 from regraft_api.hub import Hub
+from regraft_api.looks import Look
 from regraft_api.nudge import Nudge
 from regraft_api.openapi import describe
 from regraft_api.prometheus import Deployment
@@ -69,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
-    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts)
+    storage = Look(artifacts.look)
+    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts, storage)
     problems.install(app)
     for module in ROUTES:
         app.include_router(module.router)
