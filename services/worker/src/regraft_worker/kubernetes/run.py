@@ -21,7 +21,7 @@ from regraft.ports import Progress
 from regraft_worker.kubernetes.api import ApiError, Json, UnreachableError
 from regraft_worker.kubernetes.cluster import Cluster, condition, epoch_of
 from regraft_worker.kubernetes.objects import DIGEST, WATCHED, Run
-from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.options import PREFIX, Options
 from regraft_worker.kubernetes.output import Output, said
 from regraft_worker.launch import RankError, say
 
@@ -261,4 +261,5 @@ def _waits_of(pod: Json) -> list[str]:
 
 def environment_of(environment: Mapping[str, str]) -> Options | None:
     """The options, where an operator has set them."""
-    return Options.of(environment) if environment.get("REGRAFT_KUBERNETES_POD") else None
+    offered = any(environment.get(PREFIX + name) for name in ("POD", "RUNTIME"))
+    return Options.of(environment) if offered else None
