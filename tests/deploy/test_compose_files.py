@@ -272,7 +272,7 @@ def test_the_keys_that_the_script_makes_are_keys(tmp_path: Path, engine: Engine)
 
 
 def expressions() -> Iterator[str]:
-    rules = yaml.safe_load((ROOT / "compose/prometheus/rules.yml").read_text())
+    rules = yaml.safe_load((ROOT / "helm/regraft/files/alerts.yaml").read_text())
     for rule in rules["groups"][0]["rules"]:
         assert rule["annotations"]["summary"]
         yield rule["expr"]
