@@ -53,6 +53,10 @@ class Compose:
         """`docker` itself."""
         return self._run("docker", *arguments, stdin=None, seconds=120)
 
+    def shell(self, script: str) -> str:
+        """A script for the shell."""
+        return self._run("sh", "-ec", script, stdin=None, seconds=300)
+
     def fails(self, *arguments: str) -> bool:
         """Whether a command fails."""
         try:

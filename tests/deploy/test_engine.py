@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -142,6 +143,19 @@ def test_what_was_there_is_there_after_down_and_up(running: Deployed, undisturbe
     assert running.weights(again) == before
     renewed = running.await_end(running.run_readme_job(max_steps=2))
     assert [stage["status"] for stage in renewed["stages"]][:2] == ["cached", "cached"]
+
+
+def test_a_backup_is_restored_by_the_documented_commands(running: Deployed, undisturbed: dict[str, Any]) -> None:
+    section = (ROOT / "docs/compose.md").read_text().partition("## Back up, restore\n")[2].partition("\n## ")[0]
+    back_up, restore = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    running.compose.shell(back_up)
+    later = running.run_readme_job(max_steps=1)
+    running.await_end(later)
+    running.compose.shell(restore)
+    eventually(running.offers_cpu, seconds=60, what="a worker offering the target cpu")
+    assert running.client.get_job(undisturbed["id"])["stages"] == undisturbed["stages"]
+    assert later not in {job["id"] for job in running.client.list_jobs(limit=100)["data"]}
+    assert running.await_end(running.run_readme_job(max_steps=3))["status"] == "succeeded"
 
 
 def test_prometheus_key_reads_metrics_and_nothing_else(running: Deployed) -> None:
