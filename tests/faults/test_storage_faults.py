@@ -19,6 +19,7 @@ from plant import Plant
 from helpers import eventually
 from regraft.storage import is_published
 
+
 def can_trace() -> bool:
     found = shutil.which("strace")
     return found is not None and subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode == 0
