@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
+from regraft.attempt import MARK
 from regraft.child import SUPERVISOR
 from regraft.holdings import Holding, take_over
 from regraft.jobstore import UNREACHABLE
 from regraft.jobstore.losses import Losses
-from regraft.processes import kill_orphans
+from regraft.processes import kill_of, kill_orphans
 from regraft.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Successor:
     def __init__(self, losses: Losses, settings: Settings) -> None:
         self._losses = losses
         self._settings = settings
+        self._mark = f"REGRAFT_HOME={settings.home}"
 
     def look(self) -> None:
         """Give back what workers of this machine held that were killed, without waiting for their leases."""
@@ -32,8 +34,8 @@ class Successor:
             log.warning("the database is unreachable, what killed workers held stays where it is: %s", error)
 
     def _give_back(self, lost: Holding) -> bool:
-        deadline = time.monotonic() + ORPHANS_SECONDS
-        while self.clear_away():  # killed, and perhaps not yet gone
+        prefix, deadline = f"{MARK}={lost.stage_id}:{lost.epoch}:", time.monotonic() + ORPHANS_SECONDS
+        while kill_of(prefix, mark=self._mark):  # killed, and perhaps not yet gone
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
@@ -41,9 +43,7 @@ class Successor:
             log.warning("%s: took it back from %s, which was killed", lost.stage_id, lost.worker)
         return True
 
-    def clear_away(self) -> int:
-        """End what a supervisor that was killed has left running on this machine; returns how many there were."""
-        count = kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self._settings.home}")
-        if count:
+    def clear_away(self) -> None:
+        """End what supervisors that were killed have left running on this machine, whether there is a note or not."""
+        if count := kill_orphans(SUPERVISOR, mark=self._mark):
             log.warning("ended %d processes whose supervisor is gone", count)
-        return count
