@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from regraft.jobs import StageStatus
+from regraft.jobs import ReasonClass, StageStatus
 from regraft.jobstore.advance import advance, announce, lock_job
 from regraft.jobstore.limits import next_to_admit
-from regraft.jobstore.outcomes import lost, settle
+from regraft.jobstore.notices import unhurried
+from regraft.jobstore.outcomes import Outcome, settle
 from regraft.models import Outbox, Stage, Worker
 from regraft.settings import Settings
 
@@ -57,6 +58,7 @@ class Announcements:
         )
         taken = update(Outbox).where(Outbox.id.in_(due)).values(available_at=func.now() + PUT_OFF)
         with self._engine.begin() as connection:
+            unhurried(connection)
             rows = connection.execute(taken.returning(Outbox.id, Outbox.queue, Outbox.stage_id, Outbox.priority))
             return sorted(rows.all(), key=lambda row: (row.priority, row.id))
 
@@ -64,6 +66,7 @@ class Announcements:
         if not sent and not due_again:
             return
         with self._engine.begin() as connection:
+            unhurried(connection)
             connection.execute(delete(Outbox).where(Outbox.id.in_(sent)))
             if due_again:
                 connection.execute(update(Outbox).where(Outbox.id.in_(due_again)).values(available_at=func.now()))
@@ -86,8 +89,7 @@ class Announcements:
             stage = session.scalar(still)
             if stage is None:
                 return False
-            message = f"worker {stage.worker} has not been heard of since its lease ran out"
-            settle(session, job, stage, lost(message), settings=self._settings)
+            settle(session, job, stage, _lost(stage), settings=self._settings)
             return True
 
     def repeat(self, *, is_empty: Callable[[str], bool]) -> int:
@@ -127,3 +129,12 @@ class Announcements:
         """Drop the rows of workers that were heard of last a day ago."""
         with self._engine.begin() as connection:
             connection.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
+
+
+def _lost(stage: Stage) -> Outcome:
+    return Outcome(
+        status="failed",
+        reason="worker_lost",
+        reason_class=ReasonClass.INFRASTRUCTURE,
+        message=f"worker {stage.worker} has not been heard of since its lease ran out",
+    )

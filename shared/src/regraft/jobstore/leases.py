@@ -23,7 +23,7 @@ from regraft.errors import FencedError
 from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, stages_of
 from regraft.jobstore.limits import not_draining
-from regraft.jobstore.outcomes import Outcome, lost, settle
+from regraft.jobstore.outcomes import Outcome, settle
 from regraft.models import DEFAULT_PROJECT, Artifact, Attempt, Job, Metric, Stage
 from regraft.settings import Settings
 from regraft.specs import JobSpec
@@ -172,19 +172,6 @@ class Leases:
         with Session(self._engine) as session, session.begin():
             job, stage = _held(session, claim)
             settle(session, job, stage, outcome, settings=self._settings)
-
-    def lost(self, stage_id: str, *, epoch: int, worker: str) -> bool:
-        """Take a stage back from a worker that is known to be dead; False: it did not hold it any more."""
-        held = (Stage.id == stage_id, Stage.epoch == epoch, Stage.worker == worker)
-        with Session(self._engine) as session, session.begin():
-            job_id = session.scalar(select(Stage.job_id).where(*held))
-            if job_id is None:
-                return False
-            job = lock_job(session, job_id)
-            stage = session.scalar(select(Stage).where(*held, Stage.status == StageStatus.RUNNING))
-            if stage is not None:
-                settle(session, job, stage, lost(f"worker {worker} was killed"), settings=self._settings)
-            return stage is not None
 
     def _lease(self) -> timedelta:
         return timedelta(seconds=self._settings.lease_seconds)
