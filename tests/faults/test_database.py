@@ -23,6 +23,7 @@ def test_an_immediate_restart_loses_nothing_and_stops_no_stage(own: Own, own_pla
     plant = own_plant
     patient = plant.settings.model_copy(update={"lease_seconds": 20.0})  # on a busy machine a server starts slowly
     plant.start_worker(patient, FAULT_STEP_SECONDS="0.1")
+    before = count_jobs(plant)
     with api_of(plant) as api:
         job = api.create("running")
         waiting = [api.create("before", steps=5)]
@@ -38,7 +39,7 @@ def test_an_immediate_restart_loses_nothing_and_stops_no_stage(own: Own, own_pla
     plant.check(job, within=WITHIN[11])
     plant.check(*waiting, steps=5, within=WITHIN[11])
     assert len(plant.stage(job).attempts) == 1
-    assert count_jobs(plant) == 4
+    assert count_jobs(plant) == before + 4
 
 
 def count_jobs(plant: Plant) -> int:
@@ -65,7 +66,7 @@ def test_a_database_away_for_longer_than_a_lease_fences_the_worker_first(own: Ow
 def test_a_database_without_a_free_connection_refuses_the_new_and_keeps_the_running(own: Own, own_plant: Plant) -> None:
     """For longer than a lease: a running worker renews it on connections that it has, the API says 503."""
     plant = own_plant
-    running = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    running, before = plant.start_worker(FAULT_STEP_SECONDS="0.1"), count_jobs(plant)
     with api_of(plant) as api:
         first = api.create("first", steps=100)
         plant.await_step(first, 4)
@@ -79,7 +80,7 @@ def test_a_database_without_a_free_connection_refuses_the_new_and_keeps_the_runn
     plant.check(first, steps=100, within=WITHIN[15])
     plant.check(second, steps=10, within=WITHIN[15])
     assert (running.poll(), starting.poll()) == (None, None)
-    assert (len(plant.stage(first).attempts), count_jobs(plant)) == (1, 2)
+    assert (len(plant.stage(first).attempts), count_jobs(plant)) == (1, before + 2)
 
 
 @contextmanager
@@ -116,7 +117,9 @@ def test_an_answer_that_the_api_never_gets_creates_no_second_job(plant: Plant, p
         proxy.drop_reply_to = b"INSERT INTO jobs"
         refused = api.post("once", steps=5)
         plant.struck()
+        assert refused is not None
         assert (refuses(refused), proxy.dropped) == (True, 1)
+        assert "may have been done" in refused.json()["detail"]
         eventually(lambda: count_jobs(plant) == 1, what="the commit that nobody heard of")
         again = api.post("once", steps=5)
         assert again is not None
