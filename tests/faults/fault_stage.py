@@ -63,6 +63,8 @@ def traced(function: Callable[[str, Progress], Spec]) -> Callable[[str, Progress
         return function
 
     def under_strace(text: str, progress: Progress) -> Spec:
+        if stage == "prepare":
+            import regraft_dataprep.pipeline  # noqa: F401  # traced, it would take seconds
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
         me = str(os.getpid())
         subprocess.Popen(["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject={rules[EPOCH - 1]}", "-p", me])

@@ -30,7 +30,7 @@ def clock(tmp_path: Path) -> Clock:
 
 
 def test_a_worker_whose_clock_jumps_loses_no_lease(plant: Plant, clock: Clock) -> None:
-    """An hour and a day, ahead and back, under worker and stage process; stages pass to a worker whose clock is right."""
+    """An hour and a day, ahead and back, under worker and stage process; the other worker's clock is right."""
     plant.start_worker(**clock.environment, FAULT_STEP_SECONDS="0.1")
     plant.start_worker(FAULT_STEP_SECONDS="0.1")
     jobs = [plant.submit() for _ in range(2)]
