@@ -102,8 +102,9 @@ def test_one_trainer_whatever_the_messages_say(plant: Plant) -> None:
 
 def test_a_hung_stage_process_is_killed_for_want_of_progress_not_of_heartbeats(plant: Plant) -> None:
     plant.start_worker(FAULT_ACT="hang@1")
-    plant.struck()
     job = plant.submit()
+    eventually(lambda: plant.stage(job).status == "running", what="the stage that will hang")
+    plant.struck()
     plant.check(job, within=WITHIN[36])
     first = plant.stage(job).attempts[0]
     assert (first.reason, first.reason_class) == ("no_progress", "infrastructure")

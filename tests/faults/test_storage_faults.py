@@ -39,7 +39,7 @@ FAILING = ["fsync:error=EIO:when=2", "write:error=EIO:when=8"]
 @needs_strace
 def test_a_publication_cut_short_anywhere_is_made_again_and_the_last_whole_one_kept(plant: Plant) -> None:
     """One job, whose every attempt but the last meets a fault at another system call of a publication."""
-    patient = plant.settings.model_copy(update={"max_attempts": 100, "retry_max_seconds": 0.1})
+    patient = plant.settings.model_copy(update={"max_attempts": 100, "retry_max_seconds": 0.1, "hang_seconds": 60.0})
     rules = [*KILLED_AT, *FAILING]
     plant.start_worker(patient, FAULT_STRACE=" ".join(["train", *rules]), FAULT_STEP_SECONDS="0.001")
     plant.struck()
