@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, TextClause, func, select, text, update
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy import ColumnElement, Engine, TextClause, func, insert, select, text, update
+from sqlalchemy.orm import Session, aliased, lazyload
 
 from regraft.errors import FencedError
 from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
@@ -86,8 +86,6 @@ class Leases:
             stage = _take(session, stage_id, worker=worker, lease=self._lease())
             if stage is None:
                 return None
-            owner = {"stage_id": stage.id, "project_id": job.project_id}
-            session.add(Attempt(**owner, epoch=stage.epoch, worker=worker, status="running"))
             text = f"{stage.name} is running on {worker} (attempt {stage.epoch})"
             data = {"status": stage.status, "attempt": stage.epoch, "worker": worker}
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
@@ -175,15 +173,11 @@ def _waiting(queues: int, limit: int) -> TextClause:
 
 
 def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> Stage | None:
-    """The guarded update: of any number of workers that try, one wins."""
-    statement = (
+    """The guarded update, and the attempt that it begins: of any number of workers that try, one wins."""
+    waits = (Stage.id == stage_id, Stage.status == StageStatus.READY, Stage.available_at <= func.now())
+    taken = (
         update(Stage)
-        .where(
-            Stage.id == stage_id,
-            Stage.status == StageStatus.READY,
-            Stage.available_at <= func.now(),
-            not_draining(),
-        )
+        .where(*waits, not_draining())
         .values(
             status=StageStatus.RUNNING,
             epoch=Stage.epoch + 1,
@@ -192,11 +186,14 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
             started_at=func.coalesce(Stage.started_at, func.now()),
             finished_at=None,
         )
-        .returning(Stage)
-        .options(lazyload(Stage.attempts))
-        .execution_options(synchronize_session=False, populate_existing=True)
+        .returning(*Stage.__table__.columns)
+        .cte("taken")
     )
-    return session.scalars(statement).one_or_none()
+    begun = select(taken.c.id, taken.c.project_id, taken.c.epoch, taken.c.worker, taken.c.status)
+    attempt = insert(Attempt).from_select(["stage_id", "project_id", "epoch", "worker", "status"], begun)
+    ours = aliased(Stage, taken)
+    statement = select(ours).add_cte(attempt.cte("attempt")).options(lazyload(ours.attempts))
+    return session.scalar(statement.execution_options(populate_existing=True))
 
 
 def _claim(job: Job, stage: Stage, *, worker: str) -> Claim:
