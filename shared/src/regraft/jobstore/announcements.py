@@ -30,14 +30,16 @@ WITH RECURSIVE queues AS (
     FROM queues q WHERE q.queue IS NOT NULL
 )
 SELECT queue FROM queues q WHERE EXISTS (
-    SELECT FROM stages s WHERE s.status = 'ready' AND s.queue = q.queue AND s.announced_at < now() - :patience
+    SELECT FROM stages s
+    WHERE s.status = 'ready' AND s.queue = q.queue AND s.announced_at < now() - CAST(:patience AS interval)
 )
 """)
 # A stage keeps its place: how long it has waited is not changed by its being announced again.
 _REPEAT = text("""
 WITH stale AS (
     SELECT s.id FROM unnest(CAST(:queues AS text[])) AS q (name), LATERAL (
-        SELECT id FROM stages WHERE status = 'ready' AND queue = q.name AND announced_at < now() - :patience
+        SELECT id FROM stages
+        WHERE status = 'ready' AND queue = q.name AND announced_at < now() - CAST(:patience AS interval)
         ORDER BY announced_at LIMIT :batch FOR UPDATE SKIP LOCKED
     ) AS s LIMIT :batch
 ), announced AS (
