@@ -25,7 +25,7 @@ from fleet_seed import SPEC, seed, sizes
 from sqlalchemy import text
 
 from regraft.embedded import EmbeddedPostgres
-from regraft.jobstore import Announcements, Jobs, Leases, Outcome, Workers, make_engine, migrate
+from regraft.jobstore import Announcements, Jobs, Leases, Outcome, Report, Workers, make_engine, migrate
 from regraft.jobstore.reading import Reading
 from regraft.settings import Settings
 
@@ -91,9 +91,9 @@ def _measure(fleet: Fleet, options: argparse.Namespace) -> None:
     _say("seed", stages=options.jobs * STAGES, seconds=took, megabytes=megabytes)
     _say("claim_queued", ready=options.jobs * 2, **_claims(fleet, options.samples))
     _say("sweeps", **_sweeps(fleet))
-    beats = _heartbeats(fleet, options.workers)
-    _say("heartbeats", **beats)
-    _drain(fleet, options, beat_ms=beats["database_cpu_ms"])
+    calls = _calls(fleet, options.workers)
+    _say("calls", **calls)
+    _drain(fleet, options, beat_ms=calls["heartbeat"]["database_cpu_ms"])
 
 
 def _claims(fleet: Fleet, samples: int, *, make_one: bool = False) -> dict[str, float]:
@@ -126,11 +126,34 @@ def _sweeps(fleet: Fleet) -> dict[str, float]:
     }
 
 
-def _heartbeats(fleet: Fleet, workers: int) -> dict[str, float]:
-    alive, took, spent = Workers(fleet.engine), [], fleet.cpu()
-    for number in range(2 * workers):
-        took.append(_seconds(lambda: beat(alive, f"w0-{number % workers}"), digits=6))  # noqa: B023
-    return {**_quantiles(took), "database_cpu_ms": round(1e3 * (fleet.cpu() - spent) / len(took), 3)}
+def _calls(fleet: Fleet, workers: int) -> dict[str, dict[str, float]]:
+    """What a worker does all day, each call by itself: as often as there are workers."""
+    leases, alive = Leases(fleet.engine, fleet.settings), Workers(fleet.engine)
+    claim = leases.claim(leases.ready(QUEUES, limit=1)[0], worker="w")
+    assert claim is not None
+    calls: dict[str, Callable[[int], object]] = {
+        "heartbeat": lambda turn: beat(alive, f"w0-{turn}"),
+        "idle_poll": lambda turn: leases.ready(QUEUES, limit=1),
+        "renew": lambda turn: leases.renew(claim),
+        "wanted": lambda turn: leases.wanted(claim),
+        "report": lambda turn: leases.report(claim, Report(progress={"step": turn}, metrics=_points(turn))),
+    }
+    found = {name: _cost(fleet, call, times=workers) for name, call in calls.items()}
+    leases.finish(claim, Outcome(status="released"))
+    return found
+
+
+def _points(step: int) -> list[dict[str, object]]:
+    return [{"name": f"metric_{each}", "step": step, "value": 1.0, "tokens_seen": step} for each in range(5)]
+
+
+def _cost(fleet: Fleet, call: Callable[[int], object], *, times: int) -> dict[str, float]:
+    spent, took = fleet.cpu(), []
+    for turn in range(times):
+        started = time.perf_counter()
+        call(turn)
+        took.append(time.perf_counter() - started)
+    return {**_quantiles(took), "database_cpu_ms": round(1e3 * (fleet.cpu() - spent) / times, 3)}
 
 
 def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None:
@@ -195,10 +218,10 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
     return {"p50_ms": round(cuts[49] * 1e3, 2), "p99_ms": round(cuts[98] * 1e3, 2)}
 
 
-def _seconds(call: Callable[[], object], *, digits: int = 3) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
-    return round(time.perf_counter() - started, digits)
+    return round(time.perf_counter() - started, 3)
 
 
 def _say(what: str, **figures: object) -> None:
