@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,14 @@ from helpers import eventually
 from kubernetes_double import TOKEN, Double, kubernetes_double
 from regraft.child import LEAVE
 from regraft.errors import InvalidInputError
+from regraft.ports import NullProgress
 from regraft.specs import TargetSpec
 from regraft.storage import Mirror, publish
 from regraft_worker import launch
 from regraft_worker.kubernetes import objects
 from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.output import MARK
+from regraft_worker.kubernetes.run import HungError, run
 from regraft_worker.trainer.folders import steps_in
 from regraft_worker.trainer.targets import kubernetes
 from s3_server import s3_server
@@ -167,6 +172,28 @@ def test_a_job_waits_in_its_queue_and_an_api_server_that_is_away_is_borne(
         double.out_of_order = False
         assert one.ended()["type"] == "result", one.lines[-1]
     assert {line["step"] for line in one.of("step")} == set(range(1, 401))
+
+
+def test_a_pod_that_hangs_is_ended_and_a_server_that_is_away_is_no_silence(
+    cluster: tuple[Double, dict[str, str]], template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double, environment = cluster
+    hangs = yaml.safe_load(template.read_text())
+    hangs["spec"]["containers"][0]["command"] = ["sh", "-c", f'echo \'{MARK}{{"type": "alive"}}\'; exec sleep 60']
+    template.write_text(yaml.safe_dump(hangs))
+    for name, value in {**environment, "REGRAFT_HANG_SECONDS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run, "train", "{}", devices=1, progress=NullProgress(), options=Options.of(os.environ))
+        eventually(lambda: double.pods, what="the pod")
+        double.out_of_order = True
+        time.sleep(3)  # longer than a pod may be silent
+        assert not ended.done()
+        double.out_of_order = False
+        with pytest.raises(HungError) as caught:
+            ended.result(60)
+    assert (caught.value.reason, caught.value.reason_class) == ("no_progress", "infrastructure")
+    assert double.jobs == {}
 
 
 def test_where_there_is_a_runtime_a_stage_becomes_a_train_job(
