@@ -8,6 +8,7 @@ each version which ones these may be: another one is an error.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def known_chart(plane: ControlPlane, program: str, folder: Path) -> Path:
         (copy / "templates" / source).unlink()
     if plane.version < (1, 25):
         about = copy / "Chart.yaml"
-        about.write_text("".join(line for line in about.open() if not line.startswith("kubeVersion")))
+        about.write_text(re.sub("^kubeVersion:.*$", "", about.read_text(), flags=re.MULTILINE))
     return copy
 
 
