@@ -1,6 +1,6 @@
 """The image and the profile `cerebras` on a real Docker engine, with the vendor's programs' double for a cluster.
 
-What the double cannot show is in docs/cerebras.md. The package that the image takes is a stand-in as well, which brings a
+What the double cannot show is in docs/cerebras.md. The package that the image takes is a stand-in as well: it brings a
 program of the right name, and has a version that no index has.
 """
 
@@ -23,13 +23,13 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.skipif(not os.environ.get("DOCKER_HOST"), reason="needs a Docker engine: DOCKER_HOST is not set"),
 ]
-NAMED = "Name: cerebras_appliance\nVersion: 2.10.0+double\n"
+INFO = "cerebras_appliance-2.10.0+double.dist-info"
 WHEEL = {
     "cerebras_client/__init__.py": "def main():\n    print('of the vendor')\n",
-    "cerebras_appliance-2.10.0+double.dist-info/METADATA": f"Metadata-Version: 2.1\n{NAMED}",
-    "cerebras_appliance-2.10.0+double.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    "cerebras_appliance-2.10.0+double.dist-info/entry_points.txt": "[console_scripts]\ncszoo = cerebras_client:main\n",
-    "cerebras_appliance-2.10.0+double.dist-info/RECORD": "",
+    f"{INFO}/METADATA": "Metadata-Version: 2.1\nName: cerebras_appliance\nVersion: 2.10.0+double\n",
+    f"{INFO}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    f"{INFO}/entry_points.txt": "[console_scripts]\ncszoo = cerebras_client:main\n",
+    f"{INFO}/RECORD": "",
 }
 
 
