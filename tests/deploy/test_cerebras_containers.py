@@ -54,12 +54,15 @@ def appliance(export: Path) -> Appliance:
     return made
 
 
+def vendor_wheel(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "cerebras_appliance-2.10.0+double-py3-none-any.whl", "w") as wheel:
+        for name, text in WHEEL.items():
+            wheel.writestr(name, text)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, export: Path, appliance: Appliance) -> Iterator[Deployed]:
     source = clean_clone(tmp_path_factory.mktemp("clone"))
-    with zipfile.ZipFile(source / "wheels/cerebras_appliance-2.10.0+double-py3-none-any.whl", "w") as wheel:
-        for name, text in WHEEL.items():
-            wheel.writestr(name, text)
     site = {
         "CLIENT": str(appliance.client),
         "RELEASE": "2.10",
@@ -76,7 +79,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, export: Path, appliance: A
     lines |= {"CEREBRAS_NFS": str(export), "CEREBRAS_BIN": str(appliance.folder / "bin")}
     lines |= {"CEREBRAS_CONFIG": str(appliance.credentials.parent)}
     lines |= {"CEREBRAS_USER": "news", "CEREBRAS_PASSWD": str(export / "passwd")}
-    with deployed(source, "worker-cerebras", **lines) as found:
+    with deployed(source, "worker-cerebras", between=lambda: vendor_wheel(source / "wheels"), **lines) as found:
         yield found
 
 
