@@ -95,6 +95,8 @@ def test_every_format_can_be_asked_for_with_a_size_of_its_files() -> None:
     assert OutputSpec(max_shard_size="200MB").max_shard_bytes == 200_000_000
     for size in ("", "5", "0GB", "5 GB", "5gb", "5TB"):
         assert "output.max_shard_size" in faults({**SMALLEST, "output": {"max_shard_size": size}})
+    assert "output" in faults({**SMALLEST, "output": {"formats": ["cs-1.8"], "headless": True}})
+    assert JobSpec.model_validate({**SMALLEST, "output": {"headless": True}}).output.headless
     assert "output.formats.0" in faults({**SMALLEST, "output": {"formats": ["cs-2.10"]}})
 
 
