@@ -1,9 +1,9 @@
 """Windows that another tool has made: checked value by value and written into a dataset of this project's own layout.
 
 One folder with `train` and `eval` (or `val`, `valid`, `validation`, `test`) in it; or one flat folder, whose last
-windows are held out; or two, the second as `dataset.validation.uri`. Ids must be within the tokenizer's vocabulary,
-masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and labels the inputs shifted by one: other labels
-would train, and train nonsense.
+windows are held out; or two, the second as `dataset.validation.uri`. Lists, globs and URLs are made folders first. Ids
+must be within the tokenizer's vocabulary, masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and
+labels the inputs shifted by one: other labels would train, and train nonsense.
 
 A file that is checked and copied is a unit in the work folder, as in a preparation, and is not done again by a run that
 goes on. The trade-off: everything is copied, so that what happens to the original later does not matter. Not for
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInput
 from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Windows, validate_shard
 from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windows_per_chunk
 from regraft.specs.dataset import DatasetSpec, PackingSpec
-from regraft.storage import Draft, publish
+from regraft.storage import Draft, local_path, publish
+from regraft_dataprep.adopt_files import folder_of
 from regraft_dataprep.adopt_splits import Split, splits_of
 from regraft_dataprep.given import Given
 from regraft_dataprep.report import implied_epochs, write_json
@@ -48,8 +50,14 @@ class Adoption:
         self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
         self.inventory, self.encoder, self.corpus = given.inventory, given.encoder, given.corpus
         _check_options(self.spec)
-        self.splits = splits_of(self.spec)
+        self._room = local_path(self.task.output_uri, field="output_uri") / f".adopt-{self.inventory.sha256[:32]}"
+        self.splits = splits_of(self.spec, list(self._folders()))
         self.address = self._address()
+
+    def _folders(self) -> Iterator[Path]:
+        named = [self.spec.uris, *([self.spec.validation.uris] if self.spec.validation.uri else [])]
+        for number, (uris, source) in enumerate(zip(named, self.corpus.sources, strict=True)):
+            yield folder_of(uris, source, room=self._room / str(number), progress=self.progress)
 
     def make(self, folder: Path) -> None:
         """All of it, up to the published dataset.
@@ -65,13 +73,18 @@ class Adoption:
             labels = {name: self._make_split(work, name, split) for name, split in self.splits.items()}
             self.corpus.check_unchanged()
         except InvalidDataError:
-            work.remove()  # nobody will ask for these files again under this name
+            self.discard(folder)  # nobody will ask for these files again under this name
             raise
         with publish(folder, kind="dataset") as draft:
             for name in self.splits:
                 self._publish_split(draft.folder / name, work, name, labels[name])
             self._describe(draft, labels)
-        work.remove()
+        self.discard(folder)
+
+    def discard(self, folder: Path) -> None:
+        """What is kept for a run that goes on."""
+        for path in (work_folder(folder), self._room):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _address(self) -> str:
         """The name of the dataset: a hash of all that determines its bytes."""

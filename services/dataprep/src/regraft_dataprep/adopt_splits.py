@@ -15,7 +15,6 @@ from typing import Any
 from regraft.errors import InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs.dataset import DatasetSpec
-from regraft.storage import local_path
 
 _EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
 
@@ -42,13 +41,12 @@ class Split:
         return [self.sha256, self.dataset.order, self.inverted, self.special_ids, self.first, self.last]
 
 
-def splits_of(spec: DatasetSpec) -> dict[str, Split]:
-    """Train and eval, as the dataset names them.
+def splits_of(spec: DatasetSpec, folders: list[Path]) -> dict[str, Split]:
+    """Train and eval, as the folders that the dataset names have them.
 
     Raises:
-        InvalidInputError: they cannot be found, told apart, or have windows of another length.
+        InvalidInputError: they cannot be told apart, or have windows of another length.
     """
-    folders = [_folder(uri, field) for field, uris in _named(spec) for uri in uris]
     if len(folders) == 1 and (inside := next((folders[0] / n for n in _EVAL_NAMES if (folders[0] / n).is_dir()), None)):
         folders = [folders[0] / "train", inside]
     found = [_open(folder, spec) for folder in folders]
@@ -68,29 +66,6 @@ def splits_of(spec: DatasetSpec) -> dict[str, Split]:
         "train": replace(given, last=count - held_out),
         "eval": replace(given, first=count - held_out),
     }
-
-
-def _named(spec: DatasetSpec) -> list[tuple[str, tuple[str, ...]]]:
-    named = [
-        ("dataset.uri", spec.uris),
-        *([("dataset.validation.uri", spec.validation.uris)] if spec.validation.uri else []),
-    ]
-    for field, uris in named:
-        if len(uris) > 1:
-            raise InvalidInputError(
-                "HDF5 files are taken from one folder",
-                field=field,
-                value=list(uris),
-                remedy="Name one; mix several datasets with training.mixture.",
-            )
-    return named
-
-
-def _folder(uri: str, field: str) -> Path:
-    folder = local_path(uri, field=field)
-    if not folder.is_dir():
-        raise InvalidInputError("this is no folder", field=field, value=str(folder), remedy="Name the files' folder.")
-    return folder
 
 
 def _open(folder: Path, spec: DatasetSpec) -> Split:
