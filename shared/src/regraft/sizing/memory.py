@@ -26,7 +26,7 @@ CPU_OVERHEAD = 360_000_000
 benchmarks/sizing.py."""
 GPU_OVERHEAD = 1_500_000_000
 """CUDA context, cuBLAS work spaces, NCCL buffers: what an idle process holds of a card. Literature value."""
-CPU_FRAGMENTATION = 0.25
+CPU_FRAGMENTATION = 0.3
 """What the allocator holds beyond activations, as a share of them. Measured by benchmarks/sizing.py."""
 GPU_FRAGMENTATION = 0.05
 """The same of the caching allocator of a GPU. Literature value."""
