@@ -79,7 +79,7 @@ def test_an_artifact_comes_back_as_it_was_published(depot: Depot, tmp_path: Path
 def test_a_killed_upload_goes_on_where_it_was(depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, uri = make(tmp_path / "made", large=40 << 20), f"{depot.root}/datasets/one"
     key = depot.key(uri, "large")
-    arguments = [depot.root, str(folder), uri, str(tmp_path / "notes")]
+    arguments = [depot.root, str(folder), uri, str(tmp_path / "notes"), str(PART)]
     command = [sys.executable, str(PUBLISHER), *arguments]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None

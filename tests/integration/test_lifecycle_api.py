@@ -285,7 +285,7 @@ def test_the_queue_and_prometheus_tell_what_waits(client: TestClient, engine: En
         'regraft_leases_lost_total{stage="prepare"} 1.0',
         'regraft_stage_seconds_bucket{le="1.0",stage="prepare",status="failed"} 1.0',
         'regraft_stage_seconds_count{stage="prepare",status="failed"} 1.0',
-        'regraft_workers{service="dataprep"} 1.0',
+        'regraft_workers{role="dataprep"} 1.0',
         'regraft_http_request_seconds_count{method="POST",route="/jobs",status="202"} 3.0',
     ):
         assert line in told, line

@@ -2,7 +2,7 @@
 
 A notification takes a lock of the whole database server until its transaction has been committed, so a fleet that
 notified with each event would commit one event at a time. Therefore only jobs that somebody watches are notified:
-`watch` says for how long, and `notify` is called with what the row says. A notification is a hint; whoever misses one
+`watch` says for how long, and `notify` looks whether that has passed. A notification is a hint; whoever misses one
 finds the events when it looks.
 """
 
@@ -26,8 +26,9 @@ WATCHED = timedelta(minutes=2)
 
 
 def notify(session: Session, job_id: str) -> None:
-    """Sent when the session's transaction is committed."""
-    session.execute(select(func.pg_notify(EVENTS, job_id)))
+    """If somebody watches; sent when the session's transaction is committed."""
+    watched = select(func.pg_notify(EVENTS, Job.id)).where(Job.id == job_id, Job.watched_until > func.now())
+    session.connection().execute(watched)  # past the session, which would write what it holds, one event at a time
 
 
 def nudge(engine: Engine) -> None:
