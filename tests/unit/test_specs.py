@@ -151,6 +151,16 @@ def test_what_the_job_says_wins_over_its_recipe() -> None:
     assert job.training.batch_size == 56
 
 
+@pytest.mark.parametrize("name", ["gptj-6b-trc2", "tiny-cpu"])
+def test_no_recipe_for_trc2_stands_in_the_way_of_the_reference_mode(name: str) -> None:
+    """What a recipe gives wins over a preset's options, so none may give one of these."""
+    job = {**SMALLEST, "dataset": {**SMALLEST["dataset"], "preset": "reference"}}
+    own = DatasetSpec.model_validate({"uri": "corpus", "preset": "reference"})
+    filled = JobSpec.model_validate({**job, "recipe": name}).dataset
+    for options in ("reading", "cleaning", "validation", "packing"):
+        assert getattr(filled, options) == getattr(own, options)
+
+
 def test_the_trc2_recipe_has_the_published_figures() -> None:
     training = JobSpec.model_validate({**SMALLEST, "recipe": "gptj-6b-trc2"}).training
     assert (training.batch_size, training.max_steps, training.seed) == (56, 25000, 1)

@@ -8,15 +8,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs.stages import PrepareTask
 from regraft.storage import local_path
+from regraft_dataprep import adopt_files
 from regraft_dataprep.pipeline import prepare
 
 M = 8
@@ -40,8 +42,14 @@ def write(folder: Path, block: npt.NDArray[Any], *, name: str = "output_chunk_0_
     return folder
 
 
-def task(uri: Path, tokenizer: Path, output: Path, **dataset: Any) -> PrepareTask:
-    values = {"source": "hdf5", "uri": str(uri), "max_sequence_length": M, "examples_per_file": 4, **dataset}
+def task(uri: object, tokenizer: Path, output: Path, **dataset: Any) -> PrepareTask:
+    values = {
+        "source": "hdf5",
+        "uri": uri if isinstance(uri, list) else str(uri),
+        "max_sequence_length": M,
+        "examples_per_file": 4,
+        **dataset,
+    }
     return PrepareTask.model_validate({"dataset": values, "tokenizer_uri": str(tokenizer), "output_uri": str(output)})
 
 
@@ -61,6 +69,40 @@ def test_two_splits_are_taken_over_value_by_value(tmp_path: Path, tokenizer_dir:
     assert (result.train_tokens, result.eval_tokens) == (10 * M - M // 2, 3 * M - M // 2)
     assert len(list((local_path(result.uri) / "train").glob("*.h5"))) == 3
     assert prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out")).cached
+    page = (local_path(result.uri) / "corpus_report.html").read_text()
+    assert "10 windows to train on and 3 held out were taken over" in page
+    assert "default-src 'none'" in page
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+
+
+def test_files_that_are_done_are_not_done_again(
+    tmp_path: Path, tokenizer_dir: Path, make_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is asked to stop at its third file leaves two, and the next one reads the rest alone."""
+    block = windows(12)
+    write(tmp_path / "flat", block)
+    asked = task(tmp_path / "flat", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.1})
+    with pytest.raises(InterruptedStageError, match="goes on at this file"):
+        prepare(asked, make_recorder(lambda number: number > 2))
+    assert len(list((tmp_path / "out").glob(".work-*/train-*/data.h5"))) == 2
+    read_rows, rows = Dataset.rows, []
+    monkeypatch.setattr(Dataset, "rows", lambda self, places: (rows.append(len(places)), read_rows(self, places))[1])
+    result = prepare(asked)
+    assert rows == [3, 1]
+    np.testing.assert_array_equal(read(result.uri, "train"), block[:11])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+
+
+def test_files_that_are_changed_meanwhile_are_refused(tmp_path: Path, tokenizer_dir: Path, make_recorder: Any) -> None:
+    write(tmp_path / "flat", windows(12))
+
+    def change(number: int) -> bool:
+        os.utime(tmp_path / "flat" / "output_chunk_0_0.h5", (number, number))
+        return False
+
+    with pytest.raises(InvalidDataError, match="changed while it was read"):
+        prepare(task(tmp_path / "flat", tokenizer_dir, tmp_path / "out"), make_recorder(change))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_of_a_flat_folder_the_last_windows_are_held_out(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -77,6 +119,55 @@ def test_the_held_out_windows_may_lie_elsewhere(tmp_path: Path, tokenizer_dir: P
     write(tmp_path / "b", windows(2, seed=1))
     result = prepare(task(tmp_path / "a", tokenizer_dir, tmp_path / "out", validation={"uri": str(tmp_path / "b")}))
     assert (result.train_examples, result.eval_examples) == (4, 2)
+
+
+def test_files_that_lie_elsewhere_are_copied_once(
+    tmp_path: Path, tokenizer_dir: Path, make_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket's folder with both splits, and what data_params.json beside the files says."""
+    block = windows(10)
+    inverted = block.copy()
+    inverted[:, 1] = 1 - inverted[:, 1]
+    write(tmp_path / "other" / "train", inverted, params={"dataset": {"inverted_mask": True}})
+    write(tmp_path / "other" / "val", windows(3, seed=1))
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path / "other"), "/bucket", recursive=True)
+    asked = task("memory://bucket", tokenizer_dir, tmp_path / "out")
+    with pytest.raises(InterruptedStageError):
+        prepare(asked, make_recorder(lambda number: number > 1))
+    copies = {path.name for path in (tmp_path / "out").glob(".adopt-*/0/*/*.h5")}
+    assert copies == {"output_chunk_0_0.h5"}
+    written: list[str] = []
+    monkeypatch.setattr(adopt_files, "check_space", lambda path, size: written.append(path.parent.name))
+    result = prepare(asked)
+    assert written == ["val"]
+    np.testing.assert_array_equal(read(result.uri, "train"), block)
+    assert result.eval_examples == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+    here = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    assert (here.cached, here.address) == (True, result.address)
+    system.rm("/bucket", recursive=True)
+
+
+def test_lists_and_globs_name_one_folder_of_files(tmp_path: Path, tokenizer_dir: Path) -> None:
+    block = windows(10)
+    for number in range(2):
+        write(tmp_path / f"part-{number}", block[5 * number :][:5], name=f"chunk_{number}.h5")
+    addresses = set()
+    for uri in (str(tmp_path / "part-*" / "*.h5"), [str(tmp_path / f"part-{number}") for number in range(2)]):
+        result = prepare(task(uri, tokenizer_dir, tmp_path / "out"))
+        np.testing.assert_array_equal(read(result.uri, "train"), block[:9])
+        addresses.add(result.address)
+    assert len(addresses) == 1
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("clash", ["several are called chunk.h5", "data_params.json differ"])
+def test_files_that_make_no_one_folder_are_refused(tmp_path: Path, tokenizer_dir: Path, clash: str) -> None:
+    write(tmp_path / "a", windows(4), name="chunk.h5")
+    write(tmp_path / "b", windows(4), name="chunk.h5" if "called" in clash else "b.h5", params={"eos_id": 1})
+    with pytest.raises(InvalidInputError, match=clash):
+        prepare(task([str(tmp_path / "a"), str(tmp_path / "b")], tokenizer_dir, tmp_path / "out"))
 
 
 def test_an_inverted_mask_is_turned_round(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -127,7 +218,7 @@ def test_a_full_disk_is_an_error_before_hdf5_meets_it(
     with pytest.raises(OSError, match="No space left") as caught:
         prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
     assert caught.value.errno == errno.ENOSPC
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json" or path.name == "labels"]
 
 
 def spoilt(change: str) -> npt.NDArray[Any]:
