@@ -1,11 +1,11 @@
 """A simulated fleet on a real PostgreSQL: what claims cost with a long queue, and what the tables do under load.
 
-    python benchmarks/fleet.py --workers 2000 --stages 5000 --queued 100000 --processes 2
+    python benchmarks/fleet.py --workers 2000 --jobs 200000 --processes 2 --seconds 600
 
-Workers are rows and calls, not processes: each process plays its share of them with the project's own store code
-(heartbeat, `ready`, claim, one renewal, one report, finish). One line of JSON a measurement. For a number to carry over
-to another machine, look at `database_cpu_ms_per_stage`, not at stages per second: the CPU time of all of PostgreSQL's
-processes during the drain, heartbeats included.
+Five stages a job: this example has 1,000,000. They are drained to the end, or for so many seconds; how far it came is
+said. Workers are rows and calls, not processes (`fleet_play.py`). One line of JSON a measurement. For a number to carry
+over to another machine, look at `database_cpu_ms_per_stage`, not at stages per second: the CPU time of all of
+PostgreSQL's processes during the drain, without what the heartbeats took, which are measured by themselves before.
 """
 
 from __future__ import annotations
@@ -14,26 +14,49 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Engine, text
+from fleet_play import QUEUES, Share, beat, dispatch, play
+from fleet_seed import SPEC, seed, sizes
+from sqlalchemy import text
 
 from regraft.embedded import EmbeddedPostgres
-from regraft.jobstore import Announcements, Claim, Jobs, Leases, Outcome, Report, Workers, make_engine, migrate
+from regraft.jobstore import Announcements, Jobs, Leases, Outcome, Report, Workers, make_engine, migrate
+from regraft.jobstore.reading import Reading
 from regraft.settings import Settings
-from regraft.specs import JobSpec
 
-QUEUES = ("prepare", "convert", "train.cpu", "evaluate.cpu", "export")
-BEAT_SECONDS = 5.0
-RESULT = {"uri": "file:///x", "address": "x", "step": 1, "tokens_seen": 1, "scores": {}}
-SPEC = JobSpec.model_validate(
-    {"dataset": {"uri": "/d"}, "base_checkpoint": {"uri": "/b"}, "target": {"kind": "cpu"}, "name": "fleet"}
-)
-TABLES = ("jobs", "stages", "attempts", "events", "metrics", "outbox", "workers")
+STAGES = 5
+"""Of a job."""
+
+
+class Fleet:
+    """The database under test."""
+
+    def __init__(self, postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> None:
+        self.settings = Settings(database_url=postgres.url, home=folder)
+        self.engine = make_engine(self.settings)
+        self.options = options
+        self._postmaster = int((postgres.data / "postmaster.pid").read_text().split()[0])
+
+    def cpu(self) -> float:
+        """Seconds that the server has used: its processes that run, and by its own account those that have ended."""
+        ticks = _ticks(self._postmaster)
+        for task in Path(f"/proc/{self._postmaster}/task").glob("*/children"):
+            ticks += sum(_ticks(int(pid)) for pid in task.read_text().split())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def wal(self) -> int:
+        """Bytes of log written so far."""
+        return int(self.value("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+
+    def value(self, query: str) -> float:
+        """The one number that a query finds."""
+        with self.engine.connect() as connection:
+            return float(connection.execute(text(query)).scalar_one() or 0)
 
 
 def main() -> None:
@@ -43,17 +66,10 @@ def main() -> None:
         postgres = EmbeddedPostgres(Path(folder) / "postgres")
         postgres.start()
         try:
-            settings = Settings(database_url=postgres.url, home=Path(folder))
-            engine = make_engine(settings)
-            migrate(engine)
-            _say("claim_empty", **_claim_latency(engine, settings, options.samples, make_one=True))
-            _fill(engine, jobs=options.queued // 2)
-            _say("claim_queued", queued=options.queued, **_claim_latency(engine, settings, options.samples))
-            _say("repeat_after_a_flush", seconds=_repeat_seconds(engine, settings))
-            with engine.begin() as connection:
-                connection.execute(text("TRUNCATE jobs CASCADE"))
-            _drain(engine, settings, options, postmaster=_postmaster(postgres))
-            engine.dispose()
+            fleet = Fleet(postgres, Path(folder), options)
+            migrate(fleet.engine)
+            _measure(fleet, options)
+            fleet.engine.dispose()
         finally:
             postgres.stop()
 
@@ -61,16 +77,28 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2000)
-    parser.add_argument("--stages", type=int, default=5000)
-    parser.add_argument("--queued", type=int, default=100_000)
+    parser.add_argument("--jobs", type=int, default=2000, help="queued, with five stages each")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of the drain; without: to its end")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--samples", type=int, default=300)
     return parser.parse_args()
 
 
-def _claim_latency(engine: Engine, settings: Settings, samples: int, *, make_one: bool = False) -> dict[str, float]:
+def _measure(fleet: Fleet, options: argparse.Namespace) -> None:
+    _say("claim_empty", **_claims(fleet, options.samples, make_one=True))
+    took = _seconds(lambda: seed(fleet.engine, jobs=options.jobs))
+    megabytes = {name: round(size / 1e6, 1) for name, size in sizes(fleet.engine).items()}
+    _say("seed", stages=options.jobs * STAGES, seconds=took, megabytes=megabytes)
+    _say("claim_queued", ready=options.jobs * 2, **_claims(fleet, options.samples))
+    _say("sweeps", **_sweeps(fleet))
+    calls = _calls(fleet, options.workers)
+    _say("calls", **calls)
+    _drain(fleet, options, beat_ms=calls["heartbeat"]["database_cpu_ms"])
+
+
+def _claims(fleet: Fleet, samples: int, *, make_one: bool = False) -> dict[str, float]:
     """Seconds of looking for a stage and claiming it; `make_one`: the queue holds one job at a time."""
-    jobs, leases = Jobs(engine), Leases(engine, settings)
+    jobs, leases = Jobs(fleet.engine), Leases(fleet.engine, fleet.settings)
     took = []
     for _ in range(samples):
         if make_one:
@@ -81,90 +109,100 @@ def _claim_latency(engine: Engine, settings: Settings, samples: int, *, make_one
         assert claim is not None
         if make_one:
             jobs.cancel(claim.job_id)
-            leases.finish(claim, Outcome(status="cancelled", reason="cancelled"))
+        leases.finish(claim, Outcome(status="released", reason="cancelled"))
     return _quantiles(took)
 
 
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=100)
-    return {"p50_ms": round(cuts[49] * 1e3, 2), "p99_ms": round(cuts[98] * 1e3, 2)}
-
-
-def _fill(engine: Engine, *, jobs: int) -> None:
-    """So many queued jobs, written by the server itself: each with its five stages, the first two ready."""
-    spec = SPEC.model_dump_json(by_alias=True)
-    statements = (
-        "INSERT INTO jobs (id, name, spec, labels, warnings, status, admitted_at) SELECT 'bulk-' || n, 'fleet',"
-        " CAST(:spec AS jsonb), '{}', '[]', 'queued', now() FROM generate_series(1, :jobs) n",
-        "INSERT INTO stages (id, job_id, name, position, queue, status, announced_at)"
-        " SELECT id || '.' || s.name, id, s.name, s.position, s.queue, s.status, now() FROM jobs, (VALUES"
-        " ('prepare', 0, 'prepare', 'ready'), ('convert', 1, 'convert', 'ready'),"
-        " ('train', 2, 'train.cpu', 'pending'), ('evaluate', 3, 'evaluate.cpu', 'pending'),"
-        " ('export', 4, 'export', 'pending')) AS s (name, position, queue, status) WHERE id LIKE 'bulk-%'",
-    )
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(text(statement), {"spec": spec, "jobs": jobs} if ":spec" in statement else {})
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE"))
-
-
-def _repeat_seconds(engine: Engine, settings: Settings) -> float:
-    """One sweep when every announcement has been lost."""
-    with engine.begin() as connection:
+def _sweeps(fleet: Fleet) -> dict[str, float]:
+    """Seconds of what the dispatcher does every two, and of the depth of the queues, which is asked for in between."""
+    announcements = Announcements(fleet.engine, fleet.settings)
+    with fleet.engine.begin() as connection:
         connection.execute(text("UPDATE stages SET announced_at = now() - interval '1 h' WHERE status = 'ready'"))
-    started = time.perf_counter()
-    Announcements(engine, settings).repeat(is_empty=lambda queue: True)
-    return round(time.perf_counter() - started, 3)
+    return {
+        "nothing_lost": _seconds(lambda: announcements.repeat(is_empty=lambda _: False)),
+        "all_lost": _seconds(lambda: announcements.repeat(is_empty=lambda _: True)),
+        "reclaim": _seconds(announcements.reclaim),
+        "queue_depths": _seconds(Reading(fleet.engine).queues),
+    }
 
 
-def _drain(engine: Engine, settings: Settings, options: argparse.Namespace, *, postmaster: int) -> None:
-    """From a full queue to an empty one."""
-    _fill(engine, jobs=options.stages // 5)
-    before = _sizes(engine)
-    waited = multiprocessing.get_context("spawn").Queue()
-    share = options.workers // options.processes
-    context = multiprocessing.get_context("spawn")
-    started, spent = time.perf_counter(), _cpu_seconds(postmaster)
-    players = [
-        context.Process(target=_play, args=(settings.database_url, number, share, waited))
-        for number in range(options.processes)
-    ]
-    for player in players:
-        player.start()
-    took = [waited.get() for _ in players]
-    for player in players:
-        player.join()
-    wall, spent = time.perf_counter() - started, _cpu_seconds(postmaster) - spent
-    claims = [seconds for each in took for seconds in each["claims"]]
-    beats = [seconds for each in took for seconds in each["beats"]]
-    stages = options.stages // 5 * 5
-    growth = {name: round((size - before[name]) / stages) for name, size in _sizes(engine).items() if name != "workers"}
+def _calls(fleet: Fleet, workers: int) -> dict[str, dict[str, float]]:
+    """What a worker does all day, each call by itself: as often as there are workers."""
+    leases, alive = Leases(fleet.engine, fleet.settings), Workers(fleet.engine)
+    claim = leases.claim(leases.ready(QUEUES, limit=1)[0], worker="w")
+    assert claim is not None
+    calls: dict[str, Callable[[int], object]] = {
+        "heartbeat": lambda turn: beat(alive, f"w0-{turn}"),
+        "idle_poll": lambda turn: leases.ready(QUEUES, limit=1),
+        "renew": lambda turn: leases.renew(claim),
+        "wanted": lambda turn: leases.wanted(claim),
+        "report": lambda turn: leases.report(claim, Report(progress={"step": turn}, metrics=_points(turn))),
+    }
+    found = {name: _cost(fleet, call, times=workers) for name, call in calls.items()}
+    leases.finish(claim, Outcome(status="released"))
+    return found
+
+
+def _points(step: int) -> list[dict[str, object]]:
+    return [{"name": f"metric_{each}", "step": step, "value": 1.0, "tokens_seen": step} for each in range(5)]
+
+
+def _cost(fleet: Fleet, call: Callable[[int], object], *, times: int) -> dict[str, float]:
+    spent, took = fleet.cpu(), []
+    for turn in range(times):
+        started = time.perf_counter()
+        call(turn)
+        took.append(time.perf_counter() - started)
+    return {**_quantiles(took), "database_cpu_ms": round(1e3 * (fleet.cpu() - spent) / times, 3)}
+
+
+def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None:
+    """From a full queue to an empty one, or as far as it comes."""
+    before, wal, spent, started = sizes(fleet.engine), fleet.wal(), fleet.cpu(), time.perf_counter()
+    shares = _played(fleet.settings.database_url, options)
+    wall, spent = time.perf_counter() - started, fleet.cpu() - spent
+    stages, beats = sum(share.stages for share in shares), sum(share.beats for share in shares)
+    left = fleet.value("SELECT count(*) FROM stages WHERE status IN ('pending', 'ready', 'running')")
+    assert left == 0 or wall > options.seconds, f"{left} stages were lost"
+    took = {name: [each for share in shares for each in share.took.get(name, [])] for name in shares[0].took}
     _say(
         "drain",
-        workers=options.workers,
         stages=stages,
+        left=int(left),
         seconds=round(wall, 1),
         stages_per_second=round(stages / wall, 1),
-        database_cpu_ms_per_stage=round(1e3 * spent / stages, 1),
-        claim=_quantiles(claims),
-        heartbeats=len(beats),
-        heartbeat=_quantiles(beats) if len(beats) > 1 else {},
-        bytes_per_stage=growth,
-        **_load(engine),
+        database_cpu_ms_per_stage=round((1e3 * spent - beats * beat_ms) / stages, 2),
+        players_cpu_ms_per_stage=round(1e3 * sum(share.cpu for share in shares) / stages, 2),
+        heartbeats=beats,
+        claims_that_came_second=sum(share.missed for share in shares),
+        wal_bytes_per_stage=round((fleet.wal() - wal) / stages),
+        bytes_per_stage={name: round((size - before[name]) / stages) for name, size in sizes(fleet.engine).items()},
+        milliseconds={name: _quantiles(seconds) for name, seconds in took.items() if len(seconds) > 1},
+        deadlocks=int(fleet.value("SELECT deadlocks FROM pg_stat_database WHERE datname = 'regraft'")),
+        heap_only_percent=_heap_only(fleet),
     )
 
 
-def _postmaster(postgres: EmbeddedPostgres) -> int:
-    return int((postgres.data / "postmaster.pid").read_text().split()[0])
+def _played(url: str, options: argparse.Namespace) -> list[Share]:
+    context = multiprocessing.get_context("spawn")
+    out, done = context.Queue(), context.Event()
+    workers = options.workers // options.processes
+    shares = [Share(number=number, workers=workers, seconds=options.seconds) for number in range(options.processes)]
+    players = [context.Process(target=play, args=(url, share, out)) for share in shares]
+    dispatcher = context.Process(target=dispatch, args=(url, done))
+    for process in (*players, dispatcher):
+        process.start()
+    shares = [out.get() for _ in players]
+    done.set()
+    for process in (*players, dispatcher):
+        process.join()
+    return shares
 
 
-def _cpu_seconds(postmaster: int) -> float:
-    """What the server has used so far: its processes that run, and by its own account those that have ended."""
-    ticks = _ticks(postmaster)
-    for task in Path(f"/proc/{postmaster}/task").glob("*/children"):
-        ticks += sum(_ticks(int(pid)) for pid in task.read_text().split())
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _heap_only(fleet: Fleet) -> dict[str, float]:
+    """Of a table's updates, those that touched no index."""
+    query = "SELECT 100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0) FROM pg_stat_user_tables WHERE relname = '{}'"
+    return {table: round(fleet.value(query.format(table)), 1) for table in ("jobs", "stages", "attempts", "workers")}
 
 
 def _ticks(pid: int) -> int:
@@ -175,72 +213,15 @@ def _ticks(pid: int) -> int:
     return sum(int(field) for field in fields[11:15])  # utime, stime, and those of children it has waited for
 
 
-def _play(url: str, number: int, workers: int, out: multiprocessing.Queue[dict[str, list[float]]]) -> None:
-    """A share of the fleet: takes turns, each worker as busy as the database lets it be."""
-    settings = Settings(database_url=url)
-    engine = make_engine(settings)
-    leases, alive = Leases(engine, settings), Workers(engine)
-    pick = random.Random(number)
-    claims: list[float] = []
-    beats: list[float] = []
-    idle, turn, started = 0, 0, time.perf_counter()
-    while idle < 3:
-        while len(beats) < (time.perf_counter() - started) / BEAT_SECONDS * workers:
-            beats.append(_timed(lambda: _beat(alive, f"w{number}-{len(beats) % workers}")))
-        ready = leases.ready(QUEUES, limit=16)
-        idle = 0 if ready else idle + 1
-        pick.shuffle(ready)
-        for stage_id in ready:
-            at = time.perf_counter()
-            claim = leases.claim(stage_id, worker=f"w{number}-{turn % workers}")
-            claims.append(time.perf_counter() - at)
-            turn += 1
-            if claim is not None:
-                _work(leases, claim)
-                break
-        else:
-            time.sleep(0.05)
-    engine.dispose()
-    out.put({"claims": claims, "beats": beats})
+def _quantiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    return {"p50_ms": round(cuts[49] * 1e3, 2), "p99_ms": round(cuts[98] * 1e3, 2)}
 
 
-def _beat(workers: Workers, name: str) -> None:
-    workers.seen(name, service="worker", version="0", queues=QUEUES, offers={"targets": {"cpu": {}}})
-
-
-def _work(leases: Leases, claim: Claim) -> None:
-    point = {"name": "train_loss", "step": 1, "value": 1.0, "tokens_seen": 1}
-    leases.report(claim, Report(progress={"step": 1}, metrics=[point]))
-    leases.renew(claim)
-    leases.finish(claim, Outcome(status="succeeded", result=RESULT))
-
-
-def _timed(call: object) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
-    call()  # type: ignore[operator]
-    return time.perf_counter() - started
-
-
-def _sizes(engine: Engine) -> dict[str, int]:
-    with engine.connect() as connection:
-        return {
-            name: connection.scalar(text(f"SELECT pg_total_relation_size('{name}')")) or 0  # constants
-            for name in TABLES
-        }
-
-
-def _load(engine: Engine) -> dict[str, float]:
-    """What the server says it did, since it was started."""
-    query = text(
-        "SELECT xact_commit, deadlocks, tup_updated, tup_inserted FROM pg_stat_database WHERE datname = 'regraft'"
-    )
-    hot = text(
-        "SELECT round(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 1) FROM pg_stat_user_tables"
-        " WHERE relname = 'stages'"
-    )
-    with engine.connect() as connection:
-        row = connection.execute(query).one()
-        return {**dict(row._mapping), "heap_only_updates_percent": float(connection.scalar(hot) or 0)}
+    call()
+    return round(time.perf_counter() - started, 3)
 
 
 def _say(what: str, **figures: object) -> None:

@@ -83,16 +83,16 @@ class ControlPlane:
 
 
 @contextmanager
-def granted(plane: ControlPlane, user: str, rules: Rules) -> Iterator[None]:
+def granted(plane: ControlPlane, user: str, rules: Rules, *, name: str = "granted") -> Iterator[None]:
     """A user has a role with these rules for a while."""
-    rbac, who = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}", {"metadata": {"name": "granted"}}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "granted"}
+    rbac, who = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}", {"metadata": {"name": name}}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
     plane.admin.call("POST", f"{rbac}/roles", {**who, "rules": rules})
     plane.admin.call("POST", f"{rbac}/rolebindings", {**who, "roleRef": role, "subjects": [subject]})
     yield
     for kind in ("rolebindings", "roles"):
-        plane.admin.call("DELETE", f"{rbac}/{kind}/granted")
+        plane.admin.call("DELETE", f"{rbac}/{kind}/{name}")
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_stages import LONG, POD, on_cluster, stage
+from cluster_stages import LONG, POD, on_cluster, runtime, stage
 from control_plane import LAUNCHER, NAMESPACE, ControlPlane, documented, granted
 from kubelet_double import Kubelet
 from tiny_runs import write_dataset, write_model
+from trainer_controller import TRAIN_JOBS, trainer
 
 from helpers import eventually
 from regraft.child import LEAVE
@@ -62,7 +63,12 @@ def environment(plane: ControlPlane, rights: None, node: Kubelet, tmp_path: Path
     template = tmp_path / "pod.yaml"
     template.write_text(yaml.safe_dump(POD))
     own = {"POD": str(template), "DEVICE": "cpu", "NODE_DEVICES": "1", "NODES": "2"}
-    yield {**plane.environment("launcher"), **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()}}
+    stop = {"REGRAFT_STOP_SECONDS": "20"}
+    yield {
+        **plane.environment("launcher"),
+        **stop,
+        **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()},
+    }
     for job in listed(plane, JOBS):
         plane.admin.call("DELETE", f"{JOBS}/{job['metadata']['name']}", {"propagationPolicy": "Foreground"})
     eventually(lambda: not listed(plane, JOBS), what="the end of all Jobs")
@@ -150,6 +156,34 @@ def kept(plane: ControlPlane, job: dict[str, Any]) -> None:
     pod = spec["template"]["spec"]
     assert (pod["restartPolicy"], pod["subdomain"], pod["nodeSelector"]) == ("Never", "job-1-train-1", {"gpu": "h100"})
     assert pod["automountServiceAccountToken"] is False
+
+
+def test_where_there_is_a_runtime_a_stage_becomes_a_train_job(
+    plane: ControlPlane, inputs: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    options = {"evaluate": {"every_steps": None}, "checkpoint": {"every_steps": 50, "keep_last": 2}}
+    given = on_cluster(inputs, str(tmp_path / "run"), devices=2, **{**LONG, **options})
+    short = on_cluster(inputs, str(tmp_path / "short"), max_steps=10, evaluate={"every_steps": None})
+    environment |= {"REGRAFT_KUBERNETES_POD": "", "REGRAFT_KUBERNETES_RUNTIME": "regraft"}
+    with trainer(plane.admin, runtime()), granted(plane, LAUNCHER, documented("trainjobs"), name="trainjobs"):
+        with stage(given, environment, epoch=1) as killed:
+            killed.await_lines("step", 10)
+        (made,) = listed(plane, TRAIN_JOBS)
+        with stage(given, environment, epoch=2) as stopped:
+            stopped.await_lines("step", 10)
+            assert "is taken over" in stopped.of("event")[0]["message"]
+            (now,) = listed(plane, TRAIN_JOBS)
+            assert (now["metadata"]["uid"], now["metadata"]["labels"][objects.EPOCH]) == (made["metadata"]["uid"], "2")
+            stopped.process.send_signal(signal.SIGTERM)
+            assert stopped.ended()["type"] == "stopped"
+        assert listed(plane, TRAIN_JOBS) == listed(plane, JOBS) == [], "the Job, its pods, and the TrainJob last"
+        with stage(short, environment, epoch=3) as whole:
+            assert whole.ended()["result"]["step"] == 10
+        (done,) = listed(plane, TRAIN_JOBS)
+        plane.admin.call("DELETE", f"{TRAIN_JOBS}/{done['metadata']['name']}", {"propagationPolicy": "Foreground"})
+        eventually(lambda: not listed(plane, TRAIN_JOBS), what="its end")
+    spec = made["spec"]
+    assert (spec["suspend"], spec["trainer"]["numNodes"], spec["runtimeRef"]["name"]) == (False, 2, "regraft")
 
 
 def test_what_the_server_refuses_is_said_in_its_words(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,15 +147,24 @@ class Deployed:
 
 
 @contextmanager
-def deployed(source: Path, *more_images: str, **more_settings: str) -> Iterator[Deployed]:
-    """Images built, everything up; taken down with its volumes at the end."""
+def deployed(
+    source: Path, *more_images: str, between: Callable[[], None] = lambda: None, **more_settings: str
+) -> Iterator[Deployed]:
+    """Images built, everything up; taken down with its volumes at the end.
+
+    `between`: done when the services' images are built and before the others are; a wheel that is put into `wheels/`
+    earlier would have the former built anew.
+    """
     port = free_port()
     settings = {"IMAGE_PREFIX": PROJECT, "IMAGE_TAG": "0.1.0", "REGRAFT_API_PORT": str(port)}
     settings |= {"REGRAFT_LEASE_SECONDS": "5", "REGRAFT_RETRY_SECONDS": "0.5", "REGRAFT_STOP_SECONDS": "60"}
     compose = Compose(source, settings | more_settings)
     subprocess.run(["sh", "compose/secrets.sh"], cwd=source, check=True, capture_output=True)
     try:
-        for image in ("api", "dataprep", "worker", *more_images):
+        for image in ("api", "dataprep", "worker"):
+            compose("build", image, seconds=1500)
+        between()
+        for image in more_images:
             compose("--profile", "*", "build", image, seconds=1500)
         running = Deployed(compose, port)
         running.up()

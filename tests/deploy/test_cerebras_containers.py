@@ -1,7 +1,7 @@
 """The image and the profile `cerebras` on a real Docker engine, with the vendor's programs' double for a cluster.
 
-What the double cannot show is in docs/cerebras.md. The packages that the image takes are a stand-in as well: one that
-brings a program of the right name.
+What the double cannot show is in docs/cerebras.md. The package that the image takes is a stand-in as well: it brings a
+program of the right name, and has a version that no index has.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.skipif(not os.environ.get("DOCKER_HOST"), reason="needs a Docker engine: DOCKER_HOST is not set"),
 ]
-NAMED = "Name: cerebras_appliance\nVersion: 2.10.0\n"
+INFO = "cerebras_appliance-2.10.0+double.dist-info"
 WHEEL = {
     "cerebras_client/__init__.py": "def main():\n    print('of the vendor')\n",
-    "cerebras_appliance-2.10.0.dist-info/METADATA": f"Metadata-Version: 2.1\n{NAMED}",
-    "cerebras_appliance-2.10.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    "cerebras_appliance-2.10.0.dist-info/entry_points.txt": "[console_scripts]\ncszoo = cerebras_client:main\n",
-    "cerebras_appliance-2.10.0.dist-info/RECORD": "",
+    f"{INFO}/METADATA": "Metadata-Version: 2.1\nName: cerebras_appliance\nVersion: 2.10.0+double\n",
+    f"{INFO}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    f"{INFO}/entry_points.txt": "[console_scripts]\ncszoo = cerebras_client:main\n",
+    f"{INFO}/RECORD": "",
 }
 
 
@@ -54,12 +54,15 @@ def appliance(export: Path) -> Appliance:
     return made
 
 
+def vendor_wheel(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "cerebras_appliance-2.10.0+double-py3-none-any.whl", "w") as wheel:
+        for name, text in WHEEL.items():
+            wheel.writestr(name, text)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, export: Path, appliance: Appliance) -> Iterator[Deployed]:
     source = clean_clone(tmp_path_factory.mktemp("clone"))
-    with zipfile.ZipFile(source / "wheels/cerebras_appliance-2.10.0-py3-none-any.whl", "w") as wheel:
-        for name, text in WHEEL.items():
-            wheel.writestr(name, text)
     site = {
         "CLIENT": str(appliance.client),
         "RELEASE": "2.10",
@@ -71,12 +74,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, export: Path, appliance: A
         "SETTLE_SECONDS": "0.3",
     }
     lines = {f"REGRAFT_CEREBRAS_{name}": value for name, value in site.items()}
-    lines |= {"COMPOSE_PROFILES": "cerebras", "CEREBRAS_PACKAGES": "cerebras_appliance==2.10.0"}
+    lines |= {"COMPOSE_PROFILES": "cerebras", "CEREBRAS_PACKAGES": "cerebras_appliance==2.10.0+double"}
     lines |= {"STATE": str(export / "artifacts"), "STATE_PATH": str(export / "artifacts")}
     lines |= {"CEREBRAS_NFS": str(export), "CEREBRAS_BIN": str(appliance.folder / "bin")}
     lines |= {"CEREBRAS_CONFIG": str(appliance.credentials.parent)}
     lines |= {"CEREBRAS_USER": "news", "CEREBRAS_PASSWD": str(export / "passwd")}
-    with deployed(source, "worker-cerebras", **lines) as found:
+    with deployed(source, "worker-cerebras", between=lambda: vendor_wheel(source / "wheels"), **lines) as found:
         yield found
 
 

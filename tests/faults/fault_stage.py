@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,7 @@ from regraft.storage import is_published, local_path, publish, to_uri
 
 STEP_SECONDS = float(os.environ.get("FAULT_STEP_SECONDS", "0.02"))
 SAVED_EVERY = 5
+FLOOD_BYTES_PER_SECOND = 1e9 / 60
 PR_SET_PTRACER = 0x59616D61
 EPOCH = int(os.environ.get("REGRAFT_ATTEMPT", "x:0:0:0").split(":")[1])
 
@@ -60,6 +63,8 @@ def traced(function: Callable[[str, Progress], Spec]) -> Callable[[str, Progress
         return function
 
     def under_strace(text: str, progress: Progress) -> Spec:
+        if stage == "prepare":
+            import regraft_dataprep.pipeline  # noqa: F401  # traced, it would take seconds
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
         me = str(os.getpid())
         subprocess.Popen(["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject={rules[EPOCH - 1]}", "-p", me])
@@ -163,9 +168,22 @@ def export(text: str, progress: Progress) -> Spec:
 
 
 def flood(progress: Progress) -> None:
-    line = b"x" * 120 + b" " + os.environ["FAULT_SECRET"].encode() + b"\n"
-    for _ in range(60):
-        os.write(2, line * 5000)
+    """A gigabyte a minute beside the training: binary, in colours, a line of 4 MB, and a password in two pieces."""
+    threading.Thread(target=write_flood, daemon=True).start()
+
+
+def write_flood() -> None:
+    secret = os.environ["FAULT_SECRET"].encode()
+    began, written = time.monotonic(), 0
+    for chunk in itertools.cycle([bytes(range(256)) * 400, b"\x1b[31mred\x1b[0m\n" * 8000, b"x" * 4_000_000 + b"\n"]):
+        for piece in (chunk, secret[:5], secret[5:] + b"\n"):
+            written += os.write(2, piece)
+        time.sleep(max(0.0, began + written / FLOOD_BYTES_PER_SECOND - time.monotonic()))
+
+
+def deaf(progress: Progress) -> None:
+    for number in (signal.SIGTERM, child.LEAVE):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def hang(progress: Progress) -> None:
@@ -200,6 +218,7 @@ def leave_a_child(progress: Progress) -> None:
 
 
 ACTS = {
+    "deaf": deaf,
     "flood": flood,
     "hang": hang,
     "memory": memory,

@@ -59,6 +59,8 @@ class Plant:
         self.broker = Broker(make_celery(settings))
         self.workers: list[subprocess.Popen[bytes]] = []
         self.struck_at: datetime | None = None
+        self.patience = 10.0
+        """Seconds in which processes have to be gone once the jobs have ended."""
 
     def struck(self) -> None:
         """The fault is now, or its end where it lasts: recovery is counted from here, by the database's clock too."""
@@ -112,7 +114,7 @@ class Plant:
 
     def check(self, *job_ids: str, within: float, steps: int = STEPS, status: str = "succeeded") -> None:
         """The five invariants, for jobs that shall have ended so, `within` seconds of the fault."""
-        jobs = [self.await_end(job_id) for job_id in job_ids]
+        jobs = [self.await_end(job_id, seconds=within + 10) for job_id in job_ids]
         for job in jobs:
             assert job.status == status, job.message
             self._ended_once(job)
@@ -156,7 +158,7 @@ class Plant:
         return local_path(self.settings.storage_root) / "jobs" / job.id / "train"
 
     def _nothing_is_left(self) -> None:
-        eventually(lambda: not self.children(), seconds=10, what="the end of every stage process")
+        eventually(lambda: not self.children(), seconds=self.patience, what="the end of every stage process")
         storage = local_path(self.settings.storage_root)
         assert not [*storage.rglob(".tmp-*"), *storage.rglob(".work-*")]
 

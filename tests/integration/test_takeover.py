@@ -15,10 +15,11 @@ from sqlalchemy import Engine
 from helpers import claimed, eventually, spec
 from regraft.holdings import FOLDER
 from regraft.jobstore import Jobs, Leases, make_engine
+from regraft.jobstore.losses import Losses
 from regraft.models import Stage
 from regraft.processes import is_gone
-from regraft.runner import Supervisor
 from regraft.settings import Settings
+from regraft.takeover import Successor
 
 PROGRAM = """
 import sys
@@ -42,8 +43,8 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.fixture
-def second(leases: Leases, settings: Settings) -> Supervisor:
-    return Supervisor(leases=leases, settings=settings, worker="w2", module="stage_double")
+def second(engine: Engine, settings: Settings) -> Successor:
+    return Successor(Losses(engine, settings), settings)
 
 
 @pytest.fixture
@@ -64,19 +65,23 @@ def prepare_of(engine: Engine, job: str) -> Stage:
 
 
 def test_a_stage_of_a_killed_worker_goes_on_at_once(
-    engine: Engine, settings: Settings, second: Supervisor, worker: tuple[subprocess.Popen[bytes], int, str]
+    engine: Engine,
+    settings: Settings,
+    leases: Leases,
+    second: Successor,
+    worker: tuple[subprocess.Popen[bytes], int, str],
 ) -> None:
     process, child, job = worker
-    second.take_over()
+    second.look()
     assert prepare_of(engine, job).status == "running"
     process.send_signal(signal.SIGSTOP)  # silent, but able to wake up
-    second.take_over()
+    second.look()
     assert prepare_of(engine, job).status == "running"
     process.kill()
     process.wait()
 
     def taken() -> bool:
-        second.take_over()
+        second.look()
         return prepare_of(engine, job).status == "ready"
 
     eventually(taken, seconds=10, what="taking over")
@@ -84,33 +89,33 @@ def test_a_stage_of_a_killed_worker_goes_on_at_once(
     (attempt,) = prepare_of(engine, job).attempts
     assert (attempt.status, attempt.reason, attempt.message) == ("failed", "worker_lost", "worker w1 was killed")
     assert not list((settings.home / FOLDER).iterdir())
-    eventually(lambda: second.leases.ready(["prepare"]), what="the wait before the next attempt")
-    assert claimed(second.leases, job, "prepare").epoch == 2
+    eventually(lambda: leases.ready(["prepare"]), what="the wait before the next attempt")
+    assert claimed(leases, job, "prepare").epoch == 2
 
 
 def test_what_the_dead_worker_did_not_hold_any_more_is_not_touched(
-    engine: Engine, second: Supervisor, leases: Leases
+    engine: Engine, settings: Settings, leases: Leases
 ) -> None:
+    losses = Losses(engine, settings)
     job = Jobs(engine).create(spec()).id
     claim = claimed(leases, job, "prepare")
-    assert not leases.lost(claim.stage_id, epoch=claim.epoch + 1, worker=claim.worker)
-    assert not leases.lost(claim.stage_id, epoch=claim.epoch, worker="another")
-    assert not leases.lost("job-0.prepare", epoch=1, worker=claim.worker)
+    assert not losses.give_back(claim.stage_id, epoch=claim.epoch + 1, worker=claim.worker)
+    assert not losses.give_back(claim.stage_id, epoch=claim.epoch, worker="another")
+    assert not losses.give_back("job-0.prepare", epoch=1, worker=claim.worker)
     assert prepare_of(engine, job).status == "running"
-    assert leases.lost(claim.stage_id, epoch=claim.epoch, worker=claim.worker)
-    assert not leases.lost(claim.stage_id, epoch=claim.epoch, worker=claim.worker)
+    assert losses.give_back(claim.stage_id, epoch=claim.epoch, worker=claim.worker)
+    assert not losses.give_back(claim.stage_id, epoch=claim.epoch, worker=claim.worker)
 
 
 def test_an_unreachable_database_leaves_the_note_for_the_next_look(
-    settings: Settings, second: Supervisor, worker: tuple[subprocess.Popen[bytes], int, str]
+    settings: Settings, second: Successor, worker: tuple[subprocess.Popen[bytes], int, str]
 ) -> None:
     process, child, _ = worker
     process.kill()
     process.wait()
     eventually(lambda: is_gone(child), what="the child's death")
     away = make_engine(settings.model_copy(update={"database_url": f"postgresql://x@/x?host={os.devnull}"}))
-    cut_off = Supervisor(leases=Leases(away, settings), settings=settings, worker="w3", module="stage_double")
-    cut_off.take_over()
+    Successor(Losses(away, settings), settings).look()
     assert len(list((settings.home / FOLDER).iterdir())) == 1
-    second.take_over()
+    second.look()
     assert not list((settings.home / FOLDER).iterdir())

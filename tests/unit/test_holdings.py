@@ -14,7 +14,7 @@ import pytest
 from helpers import eventually
 from regraft import holdings
 from regraft.holdings import Holding, held, take_over
-from regraft.processes import is_gone
+from regraft.processes import is_gone, kill_of
 
 ONE = Holding("job-1.train", 3, "worker@here-7")
 WORKER = """
@@ -55,6 +55,23 @@ def test_it_is_abandoned_only_when_worker_and_process_are_both_gone(tmp_path: Pa
     assert abandoned(tmp_path) == [ONE]
     take_over(tmp_path, lambda holding: holding == ONE)
     assert notes(tmp_path) == []
+
+
+def test_processes_of_an_attempt_are_found_wherever_they_went_and_no_others(tmp_path: Path) -> None:
+    """A launcher's children have sessions of their own, and neither the note's lock nor a parent."""
+    home = f"REGRAFT_HOME={tmp_path}"
+
+    def marked(attempt: str) -> subprocess.Popen[bytes]:
+        given = {"REGRAFT_ATTEMPT": attempt, "REGRAFT_HOME": str(tmp_path)}
+        return subprocess.Popen(["/bin/sleep", "600"], env=given, start_new_session=True)
+
+    with marked("job-1.train:3:7:99") as one, marked("job-1.train:30:7:99") as other:
+        prefix = "REGRAFT_ATTEMPT=job-1.train:3:"
+        assert kill_of(prefix, mark=f"{home}-2") == 0
+        eventually(lambda: kill_of(prefix, mark=home), what="its environment being there")
+        assert one.wait() == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_an_attempt_that_ends_leaves_no_note(tmp_path: Path) -> None:

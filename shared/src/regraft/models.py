@@ -90,7 +90,7 @@ class Stage(OfProject, Base):
     # No index holds `lease_until` or `progress`: renewing a lease then touches no index (a heap-only update).
     __table_args__ = (
         Index("stages_ready", "queue", "priority", "available_at", postgresql_where=text("status = 'ready'")),
-        Index("stages_announced", "announced_at", postgresql_where=text("status = 'ready'")),
+        Index("stages_announced", "queue", "announced_at", postgresql_where=text("status = 'ready'")),
         Index("stages_running", "id", postgresql_where=text("status = 'running'")),
         Index("stages_by_job", "job_id"),
     )

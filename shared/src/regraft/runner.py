@@ -3,7 +3,7 @@
 It never imports torch: a crash of the core (HDF5 on a full disk dies of SIGSEGV) ends a child, not the worker. It
 fences itself: when the database has been out of reach for two thirds of a lease, the child is killed before anybody
 else can start another; and when the supervisor itself is stopped, the child ends at the end of the lease (`tether`).
-What another worker of this machine held when it was killed is given back at once (`holdings`).
+It keeps a note of what it is at, by which its own death is known on this machine (`holdings`, `takeover`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from dataclasses import dataclass, field
 
 from regraft.allowed import check_uris
 from regraft.attempt import MARK, POLL_SECONDS, Attempt, child_environment
-from regraft.child import SUPERVISOR, error_fields
+from regraft.child import error_fields
 from regraft.errors import FencedError, InvalidInputError
-from regraft.holdings import Holding, held, take_over
+from regraft.holdings import Holding, held
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome
 from regraft.lines import Invite
 from regraft.logs import bound
-from regraft.processes import kill_marked, kill_orphans
+from regraft.processes import kill_marked
 from regraft.settings import Settings
 from regraft.verdict import not_started, refused
 
 log = logging.getLogger(__name__)
 
 ASSIST_STAGE = "assist"
-ORPHANS_SECONDS = 5.0
 
 
 @dataclass
@@ -47,28 +46,6 @@ class Supervisor:
     invite: Invite = lambda where, workers: None
     """Called when a stage has work for others as well."""
     drain: threading.Event = field(default_factory=threading.Event)
-
-    def clear_away(self) -> None:
-        """At the start of a worker: end what a supervisor that was killed may have left on this machine."""
-        if count := kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self.settings.home}"):
-            log.warning("ended %d processes whose supervisor is gone", count)
-
-    def take_over(self) -> None:
-        """Give back what workers of this machine held that were killed, without waiting for their leases."""
-        try:
-            take_over(self.settings.home, self._give_back)
-        except UNREACHABLE as error:
-            log.warning("the database is unreachable, what killed workers held stays where it is: %s", error)
-
-    def _give_back(self, lost: Holding) -> bool:
-        deadline = time.monotonic() + ORPHANS_SECONDS
-        while kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self.settings.home}"):  # killed, and not yet gone
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        if self.leases.lost(lost.stage_id, epoch=lost.epoch, worker=lost.worker):
-            log.warning("%s: took it back from %s, which was killed", lost.stage_id, lost.worker)
-        return True
 
     def run(self, stage_id: str) -> None:
         """Claim and run a stage, if it is still there to be claimed."""

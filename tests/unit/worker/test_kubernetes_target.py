@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from cluster_stages import LONG, POD, on_cluster, runtime, stage
 from tiny_runs import contents, task, write_dataset, write_model
 
+import trainer_double
 from helpers import eventually
 from kubernetes_double import TOKEN, Double, kubernetes_double
 from regraft.child import LEAVE
 from regraft.errors import InvalidInputError
+from regraft.ports import NullProgress
 from regraft.specs import TargetSpec
 from regraft.storage import Mirror, publish
 from regraft_worker import launch
-from regraft_worker.kubernetes import objects
+from regraft_worker.kubernetes import objects, trainjob
+from regraft_worker.kubernetes.objects import Run
 from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.output import MARK
+from regraft_worker.kubernetes.run import HungError, run
 from regraft_worker.trainer.folders import steps_in
 from regraft_worker.trainer.targets import kubernetes
 from s3_server import s3_server
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +119,7 @@ def check_requests(double: Double, rights: list[dict[str, str]]) -> None:
 
 def documented_rights(of: int = 0) -> list[dict[str, str]]:
     """A table of docs/kubernetes.md: of Jobs, or 1, of TrainJobs."""
-    text = (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text()
-    rules = yaml.safe_load(text.split("```yaml\nrules:")[1 + of].split("```")[0])
+    rules = yaml.safe_load(DOCUMENTATION.read_text().split("```yaml\nrules:")[1 + of].split("```")[0])
     pairs = [(verb, one) for rule in rules for one in rule["resources"] for verb in rule["verbs"]]
     return [{"verb": verb, "resource": one} for verb, one in pairs]
 
@@ -169,6 +180,28 @@ def test_a_job_waits_in_its_queue_and_an_api_server_that_is_away_is_borne(
     assert {line["step"] for line in one.of("step")} == set(range(1, 401))
 
 
+def test_a_pod_that_hangs_is_ended_and_a_server_that_is_away_is_no_silence(
+    cluster: tuple[Double, dict[str, str]], template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double, environment = cluster
+    hangs = yaml.safe_load(template.read_text())
+    hangs["spec"]["containers"][0]["command"] = ["sh", "-c", f'echo \'{MARK}{{"type": "alive"}}\'; exec sleep 60']
+    template.write_text(yaml.safe_dump(hangs))
+    for name, value in {**environment, "REGRAFT_HANG_SECONDS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run, "train", "{}", devices=1, progress=NullProgress(), options=Options.of(os.environ))
+        eventually(lambda: double.pods, what="the pod")
+        double.out_of_order = True
+        time.sleep(3)  # longer than a pod may be silent
+        assert not ended.done()
+        double.out_of_order = False
+        with pytest.raises(HungError) as caught:
+            ended.result(60)
+    assert (caught.value.reason, caught.value.reason_class) == ("no_progress", "infrastructure")
+    assert double.jobs == {}
+
+
 def test_where_there_is_a_runtime_a_stage_becomes_a_train_job(
     inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -222,6 +255,29 @@ def test_what_does_not_fit_the_schemas_and_who_may_not_is_refused(
     with stage(on_cluster(inputs, str(tmp_path / "run")), environment) as one:
         assert "(401)" in one.ended()["message"]
     assert double.created == []
+
+
+@pytest.mark.parametrize("planted", ["", "toleration"])
+def test_the_documented_template_and_runtime_make_valid_jobs(tmp_path: Path, planted: str) -> None:
+    blocks = re.findall("```yaml\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    (template,) = (block for block in blocks if block.startswith("# the template"))
+    (trainer,) = (block for block in blocks if "kind: TrainingRuntime" in block)
+    path = tmp_path / "pod.yaml"
+    path.write_text(template.replace("tolerations", planted) if planted else template)
+    asked = Run(stage="train", stage_id="job-1.train", epoch=1, task="{}", nodes=2, devices=8, environment={})
+    made = objects.job(asked, Options(pod=path))
+    if planted:
+        with pytest.raises(kubernetes_validate.ValidationError, match=planted):
+            kubernetes_validate.validate(made, "1.31", strict=True)
+        return
+    kubernetes_validate.validate(made, "1.31", strict=True)
+    whole = trainjob.train_job(asked, Options(runtime="regraft"))
+    jsonschema.validate(whole, trainer_double.SCHEMA)
+    whole["metadata"]["uid"] = "1"
+    (step,) = yaml.safe_load(trainer)["spec"]["template"]["spec"]["replicatedJobs"]
+    made = trainer_double.child(whole, step["template"]["spec"]["template"])
+    kubernetes_validate.validate(made, "1.31", strict=True)
+    assert {"name": "REGRAFT_NODES", "value": "2"} in made["spec"]["template"]["spec"]["containers"][0]["env"]
 
 
 def test_a_worker_offers_what_its_operator_has_set(

@@ -44,7 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
     engine = make_engine(settings, pool_size=POOL, lock_seconds=LOCK_SECONDS)
     ring = KeyRing(Keys(engine))
     hub = Hub(engine, settings.database_url, on_keys=ring.listening)
-    nudge = Nudge(engine)
+    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
+    nudge = Nudge(engine, broker)
     registry = CollectorRegistry()
     workers = Workers(engine, remember_seconds=WORKERS_SECONDS)
     registry.register(Deployment(engine, workers, hub))
@@ -69,7 +70,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
     storage = Look(artifacts.look)
     app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts, storage)
     problems.install(app)

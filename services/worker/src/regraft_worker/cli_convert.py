@@ -138,6 +138,9 @@ def export(
     checkpoint: Annotated[Path, typer.Option(help="Hugging Face model folder, such as a training checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder that gets one folder per format.")],
     formats: Annotated[list[str], typer.Option("--format", help="hf, cs-1.7 ... cs-2.9; may be repeated.")],
+    headless: Annotated[
+        bool, typer.Option("--headless", help="The hf export without the language-model head.")
+    ] = False,
 ) -> None:
     """Export a trained checkpoint, proven by reading it back and computing with it."""
     from regraft.formats import FORMAT_NAMES
@@ -152,7 +155,7 @@ def export(
             )
     unique = tuple(dict.fromkeys(formats))
     task = ExportTask.model_validate(
-        {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir)}
+        {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir), "headless": headless}
     )
     for name, uri in run_export(task).artifacts.items():
         typer.echo(f"{name} saved to {uri}")

@@ -1,6 +1,8 @@
 """What follows from a change: events, stages that became ready, the job's own status.
 
-Every function here runs inside a transaction that has locked the job's row.
+Every function here runs inside a transaction that has locked the job's row with `lock_job`. Whoever holds it is the
+only one who changes the states of the job and of its stages, so they are read once, and each row is written once: when
+the transaction ends.
 """
 
 from __future__ import annotations
@@ -8,8 +10,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, defer, selectinload, undefer
 
 from regraft import jobs as rules
 from regraft.errors import NotFoundError
@@ -25,21 +27,27 @@ def lock_job(session: Session, job_id: str, *, project: str | None = None) -> Jo
     Raises:
         NotFoundError: there is no such job.
     """
-    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    job = locked(session, Job.id == job_id)
     if job is None or project not in (None, job.project_id):
         raise no_such_job(job_id)
     return job
 
 
+def locked(session: Session, which: ColumnElement[bool], *, with_spec: bool = False) -> Job | None:
+    """The one job of which `which` holds, locked, with its stages as they are under the lock.
+
+    Their attempts, and without `with_spec` the request, are fetched when somebody asks for them.
+    """
+    # Not FOR UPDATE, which would have every new metric wait: its foreign key only asks that the job's id stays.
+    statement = select(Job).where(which).with_for_update(key_share=True)
+    stages = selectinload(Job.stages).lazyload(Stage.attempts)
+    statement = statement.options(stages, undefer(Job.spec) if with_spec else defer(Job.spec))
+    return session.scalar(statement.execution_options(populate_existing=True))
+
+
 def no_such_job(job_id: str) -> NotFoundError:
     """The same, whether there is none or it is another project's."""
     return NotFoundError("no such job", field="job_id", value=job_id, remedy="GET /jobs lists them.")
-
-
-def stages_of(session: Session, job: Job) -> list[Stage]:
-    """The job's stages in order, read under the job's lock."""
-    statement = select(Stage).where(Stage.job_id == job.id).order_by(Stage.position)
-    return list(session.scalars(statement.execution_options(populate_existing=True)))
 
 
 def add_event(
@@ -52,14 +60,12 @@ def add_event(
     type_: str = "message",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Append to the job's history; the job's row is the counter."""
-    counted = update(Job).where(Job.id == job.id).values(last_event=Job.last_event + 1)
-    watched = Job.watched_until > func.now()
-    seq, is_watched = session.execute(counted.returning(Job.last_event, watched)).one()
-    row = Event(job_id=job.id, project_id=job.project_id, seq=seq, stage=stage, level=level, type=type_)
+    """Append to the job's history; the job's row is the counter, and its lock keeps others from counting."""
+    job.last_event += 1
+    row = Event(job_id=job.id, project_id=job.project_id, seq=job.last_event, stage=stage, level=level, type=type_)
     row.message, row.data = message, data
     session.add(row)
-    if is_watched:
+    if job.watched_until is not None:
         notify(session, job.id)
 
 
@@ -85,7 +91,7 @@ def announce(session: Session, stage: Stage, *, delay: float = 0.0) -> None:
 
 def advance(session: Session, job: Job) -> None:
     """Make stages ready whose needs are met, drop those that can no longer run, and set the job's status."""
-    stages = stages_of(session, job)
+    stages = job.stages
     failed = next((stage for stage in stages if stage.status == StageStatus.FAILED), None)
     if failed is not None:
         _give_up_the_rest(session, job, stages, failed)
@@ -123,8 +129,8 @@ def _set_job_status(session: Session, job: Job, status: JobStatus, failed: Stage
     if status == job.status:
         return
     job.status = rules.job_transition(JobStatus(job.status), status)
-    if status is JobStatus.RUNNING:
-        job.started_at = func.coalesce(Job.started_at, func.now())
+    if status is JobStatus.RUNNING and job.started_at is None:
+        job.started_at = func.now()
     if status is JobStatus.FAILED and failed is not None:
         job.reason, job.reason_class = failed.reason, failed.reason_class
         job.message = f"{failed.name}: {failed.message}"
@@ -136,4 +142,3 @@ def _set_job_status(session: Session, job: Job, status: JobStatus, failed: Stage
         job.admitted_at = None  # its slot is free; one that goes on later waits its turn again
     level = "error" if status is JobStatus.FAILED else "info"
     add_event(session, job, f"job is {status}", level=level, type_="state", data={"status": status})
-    session.flush()

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from regraft.jobs import StageStatus
-from regraft.jobstore.advance import advance, announce, lock_job
+from regraft.jobstore.advance import advance, lock_job
 from regraft.jobstore.limits import next_to_admit
-from regraft.jobstore.outcomes import lost, settle
+from regraft.jobstore.notices import unhurried
+from regraft.jobstore.outcomes import settle, worker_lost
 from regraft.models import Outbox, Stage, Worker
 from regraft.settings import Settings
 
@@ -21,6 +22,33 @@ PUT_OFF = timedelta(minutes=1)
 FORGOTTEN = timedelta(days=1)
 Publish = Callable[[str, str, int], None]
 """Sends one message: queue, stage id, priority (1 first)."""
+# From each queue's first ready stage to the next queue: as many look-ups as there are queues, however long they are.
+_STALE_QUEUES = text("""
+WITH RECURSIVE queues AS (
+    (SELECT queue FROM stages WHERE status = 'ready' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.queue FROM stages s WHERE s.status = 'ready' AND s.queue > q.queue ORDER BY s.queue LIMIT 1)
+    FROM queues q WHERE q.queue IS NOT NULL
+)
+SELECT queue FROM queues q WHERE EXISTS (
+    SELECT FROM stages s
+    WHERE s.status = 'ready' AND s.queue = q.queue AND s.announced_at < now() - CAST(:patience AS interval)
+)
+""")
+# A stage keeps its place: how long it has waited is not changed by its being announced again.
+_REPEAT = text("""
+WITH stale AS (
+    SELECT s.id FROM unnest(CAST(:queues AS text[])) AS q (name), LATERAL (
+        SELECT id FROM stages
+        WHERE status = 'ready' AND queue = q.name AND announced_at < now() - CAST(:patience AS interval)
+        ORDER BY announced_at LIMIT :batch FOR UPDATE SKIP LOCKED
+    ) AS s LIMIT :batch
+), announced AS (
+    UPDATE stages SET announced_at = now() FROM stale WHERE stages.id = stale.id
+    RETURNING stages.id, project_id, queue, priority
+)
+INSERT INTO outbox (stage_id, project_id, queue, priority) SELECT id, project_id, queue, priority FROM announced
+""")
 
 
 class Announcements:
@@ -57,6 +85,7 @@ class Announcements:
         )
         taken = update(Outbox).where(Outbox.id.in_(due)).values(available_at=func.now() + PUT_OFF)
         with self._engine.begin() as connection:
+            unhurried(connection)
             rows = connection.execute(taken.returning(Outbox.id, Outbox.queue, Outbox.stage_id, Outbox.priority))
             return sorted(rows.all(), key=lambda row: (row.priority, row.id))
 
@@ -64,6 +93,7 @@ class Announcements:
         if not sent and not due_again:
             return
         with self._engine.begin() as connection:
+            unhurried(connection)
             connection.execute(delete(Outbox).where(Outbox.id.in_(sent)))
             if due_again:
                 connection.execute(update(Outbox).where(Outbox.id.in_(due_again)).values(available_at=func.now()))
@@ -87,7 +117,7 @@ class Announcements:
             if stage is None:
                 return False
             message = f"worker {stage.worker} has not been heard of since its lease ran out"
-            settle(session, job, stage, lost(message), settings=self._settings)
+            settle(session, job, stage, worker_lost(message), settings=self._settings)
             return True
 
     def repeat(self, *, is_empty: Callable[[str], bool]) -> int:
@@ -95,23 +125,14 @@ class Announcements:
 
         A message may have been lost with Redis. A queue that is not empty still holds its hints.
         """
-        patience = timedelta(seconds=self._settings.announce_seconds)
-        stale = (
-            Stage.status == StageStatus.READY,
-            Stage.available_at <= func.now(),
-            Stage.announced_at < func.now() - patience,
-        )
+        patience = {"patience": timedelta(seconds=self._settings.announce_seconds)}
         with self._engine.connect() as connection:
-            queues = list(connection.scalars(select(Stage.queue).where(*stale).distinct()))
+            queues = list(connection.scalars(_STALE_QUEUES, patience))
         lost = [queue for queue in queues if is_empty(queue)]
         if not lost:
             return 0
-        rows = select(Stage).where(*stale, Stage.queue.in_(lost)).order_by(Stage.announced_at).limit(BATCH)
-        with Session(self._engine) as session, session.begin():
-            stages = list(session.scalars(rows.with_for_update(skip_locked=True)))
-            for stage in stages:
-                announce(session, stage)
-            return len(stages)
+        with self._engine.begin() as connection:
+            return connection.execute(_REPEAT, {**patience, "queues": lost, "batch": BATCH}).rowcount
 
     def admit(self) -> int:
         """Let jobs start that waited for a slot of their project; returns how many."""

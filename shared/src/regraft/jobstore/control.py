@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from regraft import jobs as rules
 from regraft.errors import ConflictError, RegraftError
 from regraft.jobs import JobStatus, Priority, StageName, StageStatus
-from regraft.jobstore.advance import add_event, advance, lock_job, set_stage, stages_of
+from regraft.jobstore.advance import add_event, advance, lock_job, set_stage
 from regraft.jobstore.limits import prioritise
 from regraft.models import DEFAULT_PROJECT, Job
 from regraft.plan import queue_for
@@ -100,7 +100,7 @@ def _pause(session: Session, job: Job) -> None:
         return
     if status not in (JobStatus.QUEUED, JobStatus.RUNNING):
         raise _refusal(job, "it cannot be paused")
-    running = any(stage.status == StageStatus.RUNNING for stage in stages_of(session, job))
+    running = any(stage.status == StageStatus.RUNNING for stage in job.stages)
     if not running:
         job.admitted_at = None  # its slot is free; resumed, it waits its turn again
     _set(session, job, JobStatus.PAUSING if running else JobStatus.PAUSED, "pausing was asked for")
@@ -120,7 +120,7 @@ def _move(session: Session, job: Job, target: TargetSpec) -> None:
     job.spec = {**job.spec, "target": target.model_dump(mode="json")}
     job.version += 1
     spec = JobSpec.model_validate(job.spec)
-    for stage in stages_of(session, job):
+    for stage in job.stages:
         if stage.status not in rules.STAGE_DONE:
             stage.queue, stage.override, stage.failures = queue_for(StageName(stage.name), spec), None, 0
     text = f"the job moves from {before['kind']} to {target.kind}; training says what goes over when it goes on"
@@ -132,19 +132,17 @@ def _retry(session: Session, job: Job) -> None:
         raise _refusal(job, "only what has failed or was cancelled can be tried again")
     _set(session, job, JobStatus.QUEUED, "another try was asked for")
     job.reason = job.reason_class = job.message = job.finished_at = None
-    for stage in stages_of(session, job):
+    for stage in job.stages:
         if stage.status in (StageStatus.FAILED, StageStatus.CANCELLED):
             stage.reason = stage.reason_class = stage.message = stage.finished_at = None
             stage.failures = 0
             set_stage(session, job, stage, StageStatus.PENDING)
-    session.flush()
     advance(session, job)
 
 
 def _set(session: Session, job: Job, status: JobStatus, message: str) -> None:
     job.status = rules.job_transition(JobStatus(job.status), status)
     add_event(session, job, message, type_="state", data={"status": status})
-    session.flush()
 
 
 def _refusal(job: Job, why: str, *, remedy: str = "") -> ConflictError:

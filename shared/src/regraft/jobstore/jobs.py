@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from regraft import jobs as rules
 from regraft.errors import ConflictError, InvalidInputError
 from regraft.jobs import JobStatus, Priority, StageStatus
-from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage, stages_of
+from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage
 from regraft.jobstore.creation import Accepted, create, created_before
 from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric
 from regraft.specs import JobSpec
@@ -120,7 +120,7 @@ class Jobs:
             if status is not JobStatus.CANCELLING:
                 job.status = rules.job_transition(status, JobStatus.CANCELLING)
                 add_event(session, job, "cancellation was asked for", type_="state", data={"status": job.status})
-                for stage in stages_of(session, job):
+                for stage in job.stages:
                     if stage.status in (StageStatus.PENDING, StageStatus.READY):
                         stage.reason, stage.reason_class = "cancelled", rules.ReasonClass.USER_REQUEST
                         set_stage(session, job, stage, StageStatus.CANCELLED)

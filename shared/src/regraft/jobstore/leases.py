@@ -7,29 +7,34 @@ names the worker too: a standby that is promoted may have missed the last claim,
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, cast, func, select, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Engine, TextClause, func, insert, select, text, update
+from sqlalchemy.orm import Session, aliased, lazyload
 
 from regraft.errors import FencedError
 from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
-from regraft.jobstore.advance import add_event, advance, lock_job, stages_of
+from regraft.jobstore.advance import add_event, advance, lock_job, locked
 from regraft.jobstore.limits import not_draining
-from regraft.jobstore.outcomes import Outcome, lost, settle
-from regraft.models import DEFAULT_PROJECT, Artifact, Attempt, Job, Metric, Stage
+from regraft.jobstore.outcomes import Outcome, settle
+from regraft.jobstore.reports import Report, write_artifact, write_progress
+from regraft.models import DEFAULT_PROJECT, Attempt, Job, Stage
 from regraft.settings import Settings
 from regraft.specs import JobSpec
 
-PRUNED = "pruned"
-"""Artifact kind that says: what was at this address has been deleted by the stage's own retention."""
+# The state and the limit are spelled out: a plan that the server keeps for any parameter could not know otherwise that
+# the partial index applies, and that few rows are wanted of it.
+_WAITING = """(
+    SELECT id, priority, available_at FROM stages
+    WHERE status = 'ready' AND queue = :queue_{number} AND available_at <= now()
+    ORDER BY priority, available_at LIMIT {limit:d}
+)"""
 
 __all__ = ["Claim", "Leases", "Outcome", "Report", "Wanted"]
 
@@ -62,48 +67,31 @@ class Wanted(StrEnum):
     """Another stage of the job has failed; this one's work is of no use."""
 
 
-@dataclass(kw_only=True)
-class Report:
-    """What a stage did since the last report."""
-
-    progress: dict[str, Any] | None = None
-    condition: dict[str, Any] | None = None
-    """`reason` and `message` of what the running stage waits for, or is at."""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.progress or self.condition or self.metrics or self.events or self.artifacts)
-
-
 class Leases:
     """What a worker needs of the store."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        """For what is one statement: a transaction by itself, in one round trip instead of three."""
         self._settings = settings
 
     def claim(self, stage_id: str, *, worker: str) -> Claim | None:
         """Take a ready stage, or None: it is not ready any more (a doubled, late or stale message)."""
+        waiting = select(Stage.job_id).where(Stage.id == stage_id, Stage.status == StageStatus.READY)
         with Session(self._engine) as session, session.begin():
-            job_id = session.scalar(select(Stage.job_id).where(Stage.id == stage_id))
-            if job_id is None:
-                return None
-            job = lock_job(session, job_id)
-            if job.status not in JOB_STARTS_STAGES:
+            job = locked(session, Job.id == waiting.scalar_subquery(), with_spec=True)
+            if job is None or job.status not in JOB_STARTS_STAGES:
                 return None
             stage = _take(session, stage_id, worker=worker, lease=self._lease())
             if stage is None:
                 return None
-            owner = {"stage_id": stage.id, "project_id": job.project_id}
-            session.add(Attempt(**owner, epoch=stage.epoch, worker=worker, status="running"))
             text = f"{stage.name} is running on {worker} (attempt {stage.epoch})"
             data = {"status": stage.status, "attempt": stage.epoch, "worker": worker}
             add_event(session, job, text, stage=stage.name, type_="state", data=data)
             advance(session, job)
             try:
-                return _claim(session, job, stage, worker=worker)
+                return _claim(job, stage, worker=worker)
             except ValidationError as error:
                 # Written by another version. Ended at once: a stage that no worker can read must not go round.
                 settle(session, job, stage, _unreadable(error), settings=self._settings)
@@ -111,15 +99,11 @@ class Leases:
 
     def ready(self, queues: Sequence[str], *, limit: int = 8) -> list[str]:
         """Stages that wait in these queues now, in the order in which they should be taken."""
-        # Each queue by its own index range: a long queue costs no more than a short one.
-        order = (Stage.priority, Stage.available_at)
-        found: list[tuple[int, datetime, str]] = []
-        with self._engine.connect() as connection:
-            for queue in queues:
-                waiting = (Stage.status == StageStatus.READY, Stage.queue == queue, Stage.available_at <= func.now())
-                rows = connection.execute(select(*order, Stage.id).where(*waiting).order_by(*order).limit(limit))
-                found += [(row.priority, row.available_at, row.id) for row in rows]
-        return [stage_id for _, _, stage_id in sorted(found)[:limit]]
+        if not queues:
+            return []
+        with self._at_once.connect() as connection:
+            names = {f"queue_{number}": queue for number, queue in enumerate(queues)}
+            return list(connection.scalars(_waiting(len(queues), limit), names))
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease.
@@ -130,20 +114,21 @@ class Leases:
         statement = (
             update(Stage).where(*_is_ours(claim)).values(lease_until=func.now() + self._lease()).returning(Stage.id)
         )
-        with self._engine.begin() as connection:
+        with self._at_once.connect() as connection:
             if connection.execute(statement).first() is None:
                 raise FencedError("the lease was lost", value=claim.stage_id)
 
     def wanted(self, claim: Claim) -> Wanted:
         """Whether the stage should go on."""
-        with Session(self._engine) as session:
-            status = session.scalar(select(Job.status).where(Job.id == claim.job_id))
-            failed = select(Stage.id).where(Stage.job_id == claim.job_id, Stage.status == StageStatus.FAILED)
-            if status == JobStatus.CANCELLING:
-                return Wanted.CANCEL
-            if status == JobStatus.PAUSING:
-                return Wanted.PAUSE
-            return Wanted.DROP if session.scalar(failed.limit(1)) else Wanted.GO_ON
+        failed = select(Stage.id).where(Stage.job_id == claim.job_id, Stage.status == StageStatus.FAILED).exists()
+        with self._at_once.connect() as connection:
+            found = connection.execute(select(Job.status, failed).where(Job.id == claim.job_id)).first()
+        status, is_failed = found or (None, False)
+        if status == JobStatus.CANCELLING:
+            return Wanted.CANCEL
+        if status == JobStatus.PAUSING:
+            return Wanted.PAUSE
+        return Wanted.DROP if is_failed else Wanted.GO_ON
 
     def report(self, claim: Claim, report: Report) -> None:
         """Write progress, metrics, events and artifacts.
@@ -151,15 +136,17 @@ class Leases:
         Raises:
             FencedError: the stage is not ours any more; nothing was written.
         """
+        if report.condition is None and not report.events and not report.artifacts:
+            with self._at_once.connect() as connection:
+                write_progress(connection, claim, report)
+            return
         with Session(self._engine) as session, session.begin():
             job, stage = _held(session, claim)
-            if report.progress is not None:
-                stage.progress = report.progress
+            write_progress(session.connection(), claim, report)
             if report.condition is not None:
                 _write_condition(session, job, stage, report.condition)
-            _write_metrics(session, claim, report.metrics)
             for artifact in report.artifacts:
-                _write_artifact(session, claim, artifact)
+                write_artifact(session, claim, artifact)
             for event in report.events:
                 add_event(session, job, event["message"], stage=claim.stage, level=event["level"], data=event["data"])
 
@@ -173,33 +160,24 @@ class Leases:
             job, stage = _held(session, claim)
             settle(session, job, stage, outcome, settings=self._settings)
 
-    def lost(self, stage_id: str, *, epoch: int, worker: str) -> bool:
-        """Take a stage back from a worker that is known to be dead; False: it did not hold it any more."""
-        held = (Stage.id == stage_id, Stage.epoch == epoch, Stage.worker == worker)
-        with Session(self._engine) as session, session.begin():
-            job_id = session.scalar(select(Stage.job_id).where(*held))
-            if job_id is None:
-                return False
-            job = lock_job(session, job_id)
-            stage = session.scalar(select(Stage).where(*held, Stage.status == StageStatus.RUNNING))
-            if stage is not None:
-                settle(session, job, stage, lost(f"worker {worker} was killed"), settings=self._settings)
-            return stage is not None
-
     def _lease(self) -> timedelta:
         return timedelta(seconds=self._settings.lease_seconds)
 
 
+@cache
+def _waiting(queues: int, limit: int) -> TextClause:
+    """Each queue by its own index range, so that a long queue costs no more than a short one."""
+    parts = " UNION ALL ".join(_WAITING.format(number=number, limit=limit) for number in range(queues))
+    order = f"ORDER BY priority, available_at, id LIMIT {limit:d}"
+    return text(f"SELECT id FROM ({parts}) AS waiting {order}")  # noqa: S608  # made of constants and numbers
+
+
 def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> Stage | None:
-    """The guarded update: of any number of workers that try, one wins."""
-    statement = (
+    """The guarded update, and the attempt that it begins: of any number of workers that try, one wins."""
+    waits = (Stage.id == stage_id, Stage.status == StageStatus.READY, Stage.available_at <= func.now())
+    taken = (
         update(Stage)
-        .where(
-            Stage.id == stage_id,
-            Stage.status == StageStatus.READY,
-            Stage.available_at <= func.now(),
-            not_draining(),
-        )
+        .where(*waits, not_draining())
         .values(
             status=StageStatus.RUNNING,
             epoch=Stage.epoch + 1,
@@ -208,15 +186,18 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
             started_at=func.coalesce(Stage.started_at, func.now()),
             finished_at=None,
         )
-        .returning(Stage)
+        .returning(*Stage.__table__.columns)
+        .cte("taken")
     )
-    return session.scalars(statement).one_or_none()
+    begun = select(taken.c.id, taken.c.project_id, taken.c.epoch, taken.c.worker, taken.c.status)
+    attempt = insert(Attempt).from_select(["stage_id", "project_id", "epoch", "worker", "status"], begun)
+    ours = aliased(Stage, taken)
+    statement = select(ours).add_cte(attempt.cte("attempt")).options(lazyload(ours.attempts))
+    return session.scalar(statement.execution_options(populate_existing=True))
 
 
-def _claim(session: Session, job: Job, stage: Stage, *, worker: str) -> Claim:
-    results = {
-        StageName(other.name): other.result or {} for other in stages_of(session, job) if other.status in STAGE_DONE
-    }
+def _claim(job: Job, stage: Stage, *, worker: str) -> Claim:
+    results = {StageName(other.name): other.result or {} for other in job.stages if other.status in STAGE_DONE}
     return Claim(
         stage_id=stage.id,
         job_id=job.id,
@@ -250,10 +231,11 @@ def _is_ours(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 def _held(session: Session, claim: Claim) -> tuple[Job, Stage]:
     """Lock the job, and make sure the stage is still ours."""
     job = lock_job(session, claim.job_id)
-    stage = session.scalar(select(Stage).where(*_is_ours(claim)))
-    if stage is None:
-        raise FencedError("the lease was lost", value=claim.stage_id)
-    return job, stage
+    ours = (claim.stage_id, claim.epoch, claim.worker, StageStatus.RUNNING)
+    for stage in job.stages:
+        if (stage.id, stage.epoch, stage.worker, stage.status) == ours:
+            return job, stage
+    raise FencedError("the lease was lost", value=claim.stage_id)
 
 
 def _write_condition(session: Session, job: Job, stage: Stage, condition: Mapping[str, Any]) -> None:
@@ -263,29 +245,3 @@ def _write_condition(session: Session, job: Job, stage: Stage, condition: Mappin
     if changed:
         text = f"{stage.name}: {condition['message']}"
         add_event(session, job, text, stage=stage.name, type_="condition", data={"reason": condition["reason"]})
-
-
-def _write_metrics(session: Session, claim: Claim, metrics: Sequence[Mapping[str, Any]]) -> None:
-    unique = {(point["name"], point["step"]): point for point in metrics}
-    if not unique:
-        return
-    owner = {"project_id": claim.project_id, "job_id": claim.job_id, "stage": claim.stage, "epoch": claim.epoch}
-    rows = [{**owner, **point} for point in unique.values()]
-    statement = insert(Metric).values(rows)
-    changed = {name: statement.excluded[name] for name in ("value", "tokens_seen", "epoch", "created_at")}
-    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "name", "step"], set_=changed))
-
-
-def _write_artifact(session: Session, claim: Claim, artifact: Mapping[str, Any]) -> None:
-    if artifact["kind"] == PRUNED:
-        detail = Artifact.detail.op("||")(cast({"state": PRUNED}, JSONB))
-        same = (Artifact.job_id == claim.job_id, Artifact.uri == artifact["uri"])
-        session.execute(update(Artifact).where(*same).values(detail=detail))
-        return
-    values = {"kind": artifact["kind"], "uri": artifact["uri"], "detail": dict(artifact["metadata"])}
-    values["project_id"] = claim.project_id
-    row_id = f"art-{secrets.token_hex(8)}"
-    statement = insert(Artifact).values(id=row_id, job_id=claim.job_id, stage=claim.stage, epoch=claim.epoch, **values)
-    # A stage reports at least once: after a crash it says again what it had published.
-    again = {"detail": statement.excluded.detail}
-    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "kind", "uri"], set_=again))

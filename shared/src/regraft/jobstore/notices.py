@@ -2,7 +2,7 @@
 
 A notification takes a lock of the whole database server until its transaction has been committed, so a fleet that
 notified with each event would commit one event at a time. Therefore only jobs that somebody watches are notified:
-`watch` says for how long, and `notify` is called with what the row says. A notification is a hint; whoever misses one
+`watch` says for how long, and `notify` looks whether that has passed. A notification is a hint; whoever misses one
 finds the events when it looks.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from regraft.models import Job
+from regraft.models import Job, Outbox
 
 EVENTS = "regraft_events"
 """Channel; the payload is a job's id."""
@@ -26,8 +26,9 @@ WATCHED = timedelta(minutes=2)
 
 
 def notify(session: Session, job_id: str) -> None:
-    """Sent when the session's transaction is committed."""
-    session.execute(select(func.pg_notify(EVENTS, job_id)))
+    """If somebody watches; sent when the session's transaction is committed."""
+    watched = select(func.pg_notify(EVENTS, Job.id)).where(Job.id == job_id, Job.watched_until > func.now())
+    session.connection().execute(watched)  # past the session, which would write what it holds, one event at a time
 
 
 def nudge(engine: Engine) -> None:
@@ -37,6 +38,21 @@ def nudge(engine: Engine) -> None:
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(select(func.pg_notify(OUTBOX, "")))
+
+
+def unhurried(connection: Connection) -> None:
+    """Let this transaction's commit not wait for the disk.
+
+    For what is only about sending: a server that crashes may forget that something was sent, and it is sent twice.
+    """
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def sent(engine: Engine, messages: Collection[int]) -> None:
+    """Forget messages of the outbox that somebody else than a dispatcher has sent."""
+    with engine.begin() as connection:
+        unhurried(connection)
+        connection.execute(delete(Outbox).where(Outbox.id.in_(messages)))
 
 
 def watch(engine: Engine, job_ids: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from regraft.jobs import JOB_HELD, JobStatus, ReasonClass, StageStatus
@@ -30,7 +30,7 @@ class Outcome:
     signal: int | None = None
 
 
-def lost(message: str) -> Outcome:
+def worker_lost(message: str) -> Outcome:
     """Of an attempt whose worker cannot tell any more."""
     return Outcome(status="failed", reason="worker_lost", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
 
@@ -54,7 +54,6 @@ def settle(session: Session, job: Job, stage: Stage, outcome: Outcome, *, settin
         _go_on_later(session, job, stage, outcome, retry)
     else:
         _end(session, job, stage, outcome, StageStatus(outcome.status))
-    session.flush()
     advance(session, job)
 
 
@@ -103,8 +102,8 @@ def _go_on_later(session: Session, job: Job, stage: Stage, outcome: Outcome, ret
 
 
 def _close_attempt(session: Session, stage: Stage, outcome: Outcome) -> None:
-    attempt = session.get_one(Attempt, (stage.id, stage.epoch))
-    attempt.status = outcome.status
-    attempt.finished_at = func.now()
-    attempt.reason, attempt.reason_class, attempt.message = outcome.reason, outcome.reason_class, outcome.message
-    attempt.detail, attempt.exit_status, attempt.signal = outcome.detail, outcome.exit_status, outcome.signal
+    running = (Attempt.stage_id == stage.id, Attempt.epoch == stage.epoch)
+    why = {name: getattr(outcome, name) for name in ("reason", "reason_class", "message", "detail")}
+    how = {"status": outcome.status, "exit_status": outcome.exit_status, "signal": outcome.signal}
+    statement = update(Attempt).where(*running).values(**why, **how, finished_at=func.now())
+    session.execute(statement.execution_options(synchronize_session=False))

@@ -24,6 +24,7 @@ class Workers:
 
     def __init__(self, engine: Engine, *, remember_seconds: float = 0.0) -> None:
         self._engine = engine
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._remember = remember_seconds
         self._found: tuple[float, list[Worker]] = (float("-inf"), [])
 
@@ -32,8 +33,8 @@ class Workers:
         values = {"service": service, "version": version, "queues": list(queues), "offers": dict(offers)}
         statement = insert(Worker).values(name=name, **values)
         statement = statement.on_conflict_do_update(index_elements=["name"], set_={**values, "seen_at": func.now()})
-        with Session(self._engine) as session, session.begin():
-            session.execute(statement)
+        with self._at_once.connect() as connection:  # one statement, in one round trip instead of three
+            connection.execute(statement)
 
     def gone(self, name: str) -> None:
         """A worker says goodbye."""
@@ -47,7 +48,7 @@ class Workers:
         if began - asked < self._remember:
             return found
         statement = select(Worker).where(Worker.seen_at > func.now() - ALIVE).order_by(Worker.name)
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._at_once, expire_on_commit=False) as session:
             found = list(session.scalars(statement))
         self._found = (began, found)  # several threads may ask at once, which is waste and no harm
         return found

@@ -41,6 +41,11 @@ class BrokenStoryError(Exception):
         self.position = position
         """In the file, of the line that is meant."""
 
+    @property
+    def cause(self) -> str:
+        """For a bad record, whose line is told beside it."""
+        return self.message.replace(" at line {line}", "")
+
 
 def document_in(segment: bytes, *, position: int, raw: bool = False) -> tuple[Document, bytes]:
     """The story before a </DOC>, and what lies before its <DOC>; `position` is that of the segment in the file.
@@ -56,15 +61,20 @@ def document_in(segment: bytes, *, position: int, raw: bool = False) -> tuple[Do
         return _unusual(segment, position=position, raw=raw)
     body = segment[head.end() : -len(_TAIL) if segment.endswith(_TAIL) else None]
     if b"<" in body and _is_opened(body):
-        raise _never_closed(position + segment.index(b"<DOC>"))
+        raise never_closed(position + segment.index(b"<DOC>"))
     return Document(text_of(body, raw=raw), head[1].decode("utf-8", "replace"), moment), b""
+
+
+def opened_in(segment: bytes) -> list[int]:
+    """Where stories are opened before a </DOC>: all but the last one are never closed."""
+    return [found.start() for found in _START.finditer(segment)]
 
 
 def check_rest(rest: bytes, *, position: int) -> None:
     """Raises BrokenStoryError when what follows the last </DOC> of a file is a story, or the file has none."""
     start = _START.search(rest)
     if start:
-        raise _never_closed(position + start.start())
+        raise never_closed(position + start.start())
     if not position and rest.strip():
         raise _no_trc2()
 
@@ -102,7 +112,7 @@ def _unusual(segment: bytes, *, position: int, raw: bool) -> tuple[Document, byt
     opened = position + start.start()
     body = segment[start.end() :]
     if _is_opened(body):
-        raise _never_closed(opened)
+        raise never_closed(opened)
     found = _ID.search(body)
     if not found:
         raise BrokenStoryError(
@@ -141,7 +151,8 @@ def _parsed(text: bytes) -> datetime | None:
         return None
 
 
-def _never_closed(position: int) -> BrokenStoryError:
+def never_closed(position: int) -> BrokenStoryError:
+    """The error of a story before whose end another one is opened, or the file has ended."""
     return BrokenStoryError("the <DOC> at line {line} is never closed", remedy=_CLOSE, position=position)
 
 

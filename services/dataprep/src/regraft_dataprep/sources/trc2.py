@@ -30,8 +30,8 @@ from regraft_dataprep.clean import ESCAPED
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import FIELD, File, Uris
 from regraft_dataprep.sources._shards import shards, spans
-from regraft_dataprep.sources._story import BrokenStoryError, check_rest, document_in, too_long
-from regraft_dataprep.sources.base import Part, Source, Span, by_bytes
+from regraft_dataprep.sources._story import BrokenStoryError, check_rest, document_in, never_closed, opened_in, too_long
+from regraft_dataprep.sources.base import BadRecord, Part, Source, Span, by_bytes
 
 _BLOCK_BYTES = 4 * 2**20
 _AHEAD_BYTES = 2**16
@@ -52,8 +52,8 @@ class Trc2Source(Source):
         with self._naming(self.files.index(file)), file.open() as stream:
             return spans(stream, lines=self.reading.lines_per_shard, part_bytes=part_bytes)
 
-    def read(self, part: Part) -> Iterator[Document]:
-        """A story that is not as it should be is an error, never a bad record: what follows could not be trusted."""
+    def read(self, part: Part) -> Iterator[Document | BadRecord]:
+        """A story that is not as it should be is an error, unless some may be: then it is a bad record."""
         with self._naming(part.file), self.files[part.file].open() as stream:
             yield from (self._shards if self._in_shards else self._stories)(stream, part)
 
@@ -61,15 +61,46 @@ class Trc2Source(Source):
     def _in_shards(self) -> bool:
         return self.reading.documents == "shard"
 
-    def _stories(self, stream: BinaryIO, part: Part) -> Iterator[Document]:
+    def _stories(self, stream: BinaryIO, part: Part) -> Iterator[Document | BadRecord]:
+        first, lines = None, 0
         for position, segment, closed in _segments(stream, part):
-            if closed:
-                document, outside = document_in(segment, position=position, raw=self.raw)
-                yield document
-            else:
+            first = position if first is None else first
+            if not closed:
                 check_rest(segment, position=position)
-                outside = segment
-            self._pass_over(outside)
+                self._pass_over(segment)
+                return
+            try:
+                yield self._story(segment, position=position)
+            except BrokenStoryError as error:
+                if not self.reading.max_bad_records:
+                    raise
+                before = self.lines_before(part.file, first) + lines
+                yield from self._broken(part.file, segment, error, position=position, lines=before)
+            lines += segment.count(b"\n") + 1
+
+    def _story(self, segment: bytes, *, position: int) -> Document:
+        document, outside = document_in(segment, position=position, raw=self.raw)
+        self._pass_over(outside)
+        return document
+
+    def _broken(
+        self, file: int, segment: bytes, error: BrokenStoryError, *, position: int, lines: int
+    ) -> Iterator[Document | BadRecord]:
+        """What lies before a </DOC> that is no story: others that were never closed, perhaps, and then one."""
+
+        def bad(error: BrokenStoryError) -> BadRecord:
+            return BadRecord(name, lines + 1 + closed.count(b"\n", 0, error.position - position), error.cause)
+
+        name, closed, opened = self.files[file].name, segment + _END, opened_in(segment)
+        for start in opened[:-1]:
+            yield bad(never_closed(position + start))
+        if len(opened) > 1:
+            try:
+                yield self._story(segment[opened[-1] :], position=position + opened[-1])
+                return
+            except BrokenStoryError as of_the_last:
+                error = of_the_last
+        yield bad(error)
 
     def _shards(self, stream: BinaryIO, part: Part) -> Iterator[Document]:
         for shard in shards(stream, part, lines=self.reading.lines_per_shard):

@@ -23,7 +23,8 @@ WATCHED = "regraft.dev/watched-at"
 MANAGED = {"app.kubernetes.io/name": "regraft-training", "app.kubernetes.io/managed-by": "regraft"}
 QUEUE = "kueue.x-k8s.io/queue-name"
 PORT = 29500
-_KEPT_SECONDS = 3600  # finished Jobs, with their pods' logs
+KEPT_SECONDS = 3600
+"""Finished Jobs, with their pods' logs."""
 COMMAND = ("python", "-m", "regraft_worker.kubernetes.pod")
 _PASSED = re.compile("REGRAFT_(STORAGE_URI|CACHE_BYTES|EPOCH|LOG_LEVEL)$")
 
@@ -86,7 +87,7 @@ def job(run: Run, options: Options) -> Json:
             "parallelism": run.nodes,
             "backoffLimit": 0,
             "suspend": bool(options.queue),
-            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
             "template": _template(run, options),
         },
     }
