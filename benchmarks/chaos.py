@@ -2,15 +2,16 @@
 
     python benchmarks/chaos.py --seeds 200 --first-seed 1 --parallel 16
 
-Real servers, Celery workers, dispatcher and stage processes, all of them for each seed alone: about a core is busy for
-each seed that runs. The stages are the doubles of `tests/faults`, which publish real checkpoints of a computation whose
-end is known to the bit. Every wait is shortened (`SHORT`). The API is not among the victims: jobs are written to the
-store directly. One line of JSON a seed and one for all of them, where `missed` counts faults that found nobody to
-kill and so were none; exit status 1 if an invariant was violated or a seed could not be run. What such a seed leaves
-behind, logs and database, is kept where `--folder` says.
+Real servers, API, Celery workers, dispatcher and stage processes, all of them for each seed alone: about a core is busy
+for each seed that runs. The stages are the doubles of `tests/faults`, which publish real checkpoints of a computation
+whose end is known to the bit. Every wait is shortened (`SHORT`). Jobs are asked for with an Idempotency-Key until they
+are accepted, and each kill of the API comes while one more is asked for, which must then exist once (`cut_off`: how many
+such requests ended without an answer). One line of JSON a seed and one for all of them, where `missed` counts faults
+that found nobody to kill and so were none; exit status 1 if an invariant was violated or a seed could not be run. What
+such a seed leaves behind, logs and database, is kept where `--folder` says.
 
-It needs the library's `server` and `embedded` extras and no service, torch or numpy, and runs from the sources
-(`PYTHONPATH=shared/src`).
+It needs the library's `server` and `embedded` extras, the API and no torch or numpy, and runs from the sources
+(`PYTHONPATH=shared/src:services/api/src`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ sys.path[:0] = [str(FAULTS.parent), str(FAULTS)]
 
 import redis  # noqa: E402
 from plant import Plant  # noqa: E402
+from plant_api import Api, api_of  # noqa: E402
+from sqlalchemy import text  # noqa: E402
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey  # noqa: E402
 from regraft.jobstore import make_engine, migrate  # noqa: E402
@@ -68,8 +71,8 @@ def run(seed: int, folder: Path, *, faults: int, jobs: int) -> dict[str, Any]:
         postgres.start()
         valkey.start()
         settings = Settings(home=home, database_url=postgres.url, redis_url=valkey.url, allowed_roots="/", **SHORT)
-        with _plant(settings) as plant:
-            found = _Seed(plant, postgres, valkey, random.Random(seed)).run(faults, jobs=jobs)
+        with _plant(settings) as plant, api_of(plant, port=_lasting_port()) as api:
+            found = _Seed(plant, api, postgres, valkey, random.Random(seed)).run(faults, jobs=jobs)
     finally:
         valkey.stop()
         postgres.stop()
@@ -104,14 +107,20 @@ class _MissedError(Exception):
 
 
 class _Seed:
-    def __init__(self, plant: Plant, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, dice: random.Random) -> None:
-        self.plant, self.postgres, self.valkey, self.dice = plant, postgres, valkey, dice
+    def __init__(
+        self, plant: Plant, api: Api, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, dice: random.Random
+    ) -> None:
+        self.plant, self.api, self.postgres, self.valkey, self.dice = plant, api, postgres, valkey, dice
+        self.jobs: dict[str, str] = {}
+        """Of each key the job that was accepted."""
+        self.cut_off = 0
         self.faults: dict[str, Callable[[], None]] = {
             "kill_stage_process": self._kill_child,
             "kill_worker": self._kill_worker,
             "stop_worker_past_its_lease": self._suspend_worker,
             "terminate_worker": self._terminate_worker,
             "kill_dispatcher": self._kill_dispatcher,
+            "kill_api": self._kill_api,
             "flush_broker": self._flush,
             "restart_broker": self._restart_broker,
             "restart_database": self._restart_database,
@@ -120,14 +129,42 @@ class _Seed:
     def run(self, faults: int, *, jobs: int) -> dict[str, Any]:
         self.dispatcher = self._start_dispatcher()
         try:
-            return self._run(faults, [self.plant.submit(steps=STEPS) for _ in range(jobs)])
+            for _ in range(jobs):
+                self._ask()
+            return self._run(faults)
         finally:
             self.dispatcher.kill()
             self.dispatcher.wait()
 
-    def _run(self, count: int, jobs: list[str]) -> dict[str, Any]:
+    def _run(self, count: int) -> dict[str, Any]:
         for _ in range(2):
             self._start_worker()
+        done, missed = self._strike(count)
+        self.plant.struck()
+        last = time.monotonic()
+        violation = ""
+        try:
+            for job in self.jobs.values():
+                self.plant.await_end(job, seconds=RECOVERY_SECONDS)
+            recovered = time.monotonic() - last
+            self._check_accepted()
+            if self.jobs:
+                self.plant.check(*self.jobs.values(), steps=STEPS, within=RECOVERY_SECONDS)
+        except AssertionError as error:
+            recovered, violation = time.monotonic() - last, str(error) or repr(error)
+        attempts = sum(len(stage.attempts) for job in self.jobs.values() for stage in self.plant.jobs.get(job).stages)
+        return {
+            "faults": dict(done),
+            "missed": dict(missed),
+            "jobs": len(self.jobs),
+            "cut_off": self.cut_off,
+            "attempts": attempts,
+            "recovery_seconds": round(recovered, 1),
+            "violation": violation,
+        }
+
+    def _strike(self, count: int) -> tuple[Counter[str], Counter[str]]:
+        """So many faults, one after the other: those that were, and those that found nobody."""
         done: Counter[str] = Counter()
         missed: Counter[str] = Counter()
         for _ in range(count):
@@ -138,23 +175,29 @@ class _Seed:
                 done[name] += 1
             except _MissedError:
                 missed[name] += 1
-        last = time.monotonic()
-        violation = ""
-        try:
-            for job in jobs:
-                self.plant.await_end(job, seconds=RECOVERY_SECONDS)
-            recovered = time.monotonic() - last
-            self.plant.check(*jobs, steps=STEPS)
-        except AssertionError as error:
-            recovered, violation = time.monotonic() - last, str(error) or repr(error)
-        attempts = sum(len(stage.attempts) for job in jobs for stage in self.plant.jobs.get(job).stages)
-        return {
-            "faults": dict(done),
-            "missed": dict(missed),
-            "attempts": attempts,
-            "recovery_seconds": round(recovered, 1),
-            "violation": violation,
-        }
+        return done, missed
+
+    def _ask(self) -> None:
+        """For one more job, until it is accepted."""
+        key = f"job-{len(self.jobs)}"
+        self.jobs[key] = self.api.create(key, steps=STEPS)
+
+    def _check_accepted(self) -> None:
+        """What was accepted is there once, and whoever asks again gets the same answer."""
+        for key, job in self.jobs.items():
+            assert self.api.create(key, steps=STEPS) == job
+        with self.plant.engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM jobs")) == len(self.jobs)
+
+    def _kill_api(self) -> None:
+        key = f"job-{len(self.jobs)}"
+        with ThreadPoolExecutor(1) as client:
+            answer = client.submit(self.api.post, key, steps=STEPS)
+            time.sleep(self.dice.uniform(0, 0.03))
+            self.api.kill()
+            self.cut_off += answer.result() is None
+        self.api.start()
+        self._ask()
 
     def _start_dispatcher(self) -> subprocess.Popen[bytes]:
         return self.plant.spawn("dispatcher", [str(FAULTS / "fault_dispatcher.py")], self.plant.settings)
@@ -259,6 +302,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "faults": done.total(),
         "by_fault": dict(sorted(done.items())),
         "missed": dict(sorted(missed.items())),
+        "jobs": sum(row.get("jobs", 0) for row in rows),
+        "cut_off": sum(row.get("cut_off", 0) for row in rows),
         "attempts": sum(row.get("attempts", 0) for row in rows),
         "violations": sorted(row["seed"] for row in rows if row["violation"]),
         "recovery_seconds": {"median": middle, "longest": max(recovery, default=None)},

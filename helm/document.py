@@ -23,8 +23,8 @@ BEGIN, END = "<!-- values -->\n", "<!-- /values -->\n"
 KEY = re.compile(r"( *)([\w./-]+):(?: |$)")
 OWNED = {
     "home", "database_url", "redis_url", "storage_uri", "api_host", "api_port", "api_url", "api_key", "allowed_roots",
-    "pulse_path", "kubernetes_pod", "kubernetes_nodes", "kubernetes_node_devices", "kubernetes_device",
-    "kubernetes_queue", "kubernetes_namespace", "kubernetes_api", "kubernetes_account",
+    "pulse_path", "kubernetes_pod", "kubernetes_runtime", "kubernetes_nodes", "kubernetes_node_devices",
+    "kubernetes_device", "kubernetes_queue", "kubernetes_namespace", "kubernetes_api", "kubernetes_account",
 }  # fmt: skip
 """Settings that follow from other values of the chart."""
 

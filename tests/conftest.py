@@ -49,14 +49,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 @pytest.fixture
 def settings(servers: Servers, tmp_path: Path) -> Settings:
-    """Settings of a deployment of its own: an empty database with the schema, an empty broker, short waits."""
+    """Settings of a deployment of its own."""
+    return fresh_settings(servers, tmp_path / "home")
+
+
+def fresh_settings(servers: Servers, home: Path) -> Settings:
+    """An empty database with the schema, an empty broker, short waits."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_regraft")
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     return Settings(
-        home=tmp_path / "home",
+        home=home,
         database_url=servers.postgres_url.replace("/regraft?", f"/{name}?"),
         redis_url=servers.redis_url,
         allowed_roots="/",
@@ -65,6 +70,12 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
         announce_seconds=1,
         stop_seconds=20,
     )
+
+
+@pytest.fixture(scope="module")
+def module_settings(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a deployment that the tests of a module share; none of them asks for one of its own meanwhile."""
+    return fresh_settings(servers, tmp_path_factory.mktemp("module") / "home")
 
 
 @pytest.fixture

@@ -8,31 +8,31 @@ pods resolve to 127.0.0.1, and images are not looked at.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import re
-import signal
-import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import jsonschema
 import kubernetes_validate
 
+import trainer_double
+from pod_processes import Pod
 from regraft.embedded import free_port
 
 VERSION = "1.31"
 TOKEN = "the-token-of-the-worker"
 NAMESPACE = "training"
 Json = dict[str, Any]
-_PLACES = re.compile(rf"/(?:apis/batch/v1|api/v1)/namespaces/{NAMESPACE}/(jobs|services|pods)(?:/([^/]+))?(/log)?$")
+_GROUPS = "apis/batch/v1|api/v1|apis/trainer.kubeflow.org/v1alpha1"
+_PLACES = re.compile(rf"/(?:{_GROUPS})/namespaces/{NAMESPACE}/(jobs|trainjobs|services|pods)(?:/([^/]+))?(/log)?$")
 
 
 class RefusalError(Exception):
@@ -41,92 +41,15 @@ class RefusalError(Exception):
         self.status = status
 
 
-class Pod:
-    """A process with its output in a file, every line after its time."""
-
-    def __init__(self, job: Json, index: int, folder: Path, port: int) -> None:
-        template, self.index = job["spec"]["template"], index
-        self.name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
-        self.labels = template["metadata"]["labels"]
-        self.log = folder / f"{self.name}.log"
-        self.reason = ""
-        (container,) = template["spec"]["containers"]
-        given = {entry["name"]: entry["value"] for entry in container["env"]}
-        given |= {"REGRAFT_MASTER": "127.0.0.1", "REGRAFT_MASTER_PORT": str(port), "JOB_COMPLETION_INDEX": str(index)}
-        given["REGRAFT_CACHE_FOLDER"] = str(folder / self.name)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("REGRAFT_")}
-        self.process = subprocess.Popen(
-            container["command"],
-            env={**kept, **given},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.log.touch()
-        self._writer = threading.Thread(target=self._write, daemon=True)
-        self._writer.start()
-
-    def _write(self) -> None:
-        assert self.process.stdout is not None
-        with self.log.open("ab", buffering=0) as file, self.process.stdout as stream:
-            for line in stream:
-                now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-                file.write(f"{now} ".encode() + line)
-
-    @property
-    def phase(self) -> str:
-        code = self.process.poll()
-        if code is None or self._writer.is_alive():
-            return "Running"
-        return "Succeeded" if code == 0 and not self.reason else "Failed"
-
-    def kill(self) -> None:
-        """With all that it has started."""
-        for member in _session(self.process.pid):
-            os.kill(member, signal.SIGKILL)
-        self.process.wait()
-        self._writer.join()
-
-    def shown(self) -> Json:
-        ended = self.phase in ("Succeeded", "Failed")
-        code = self.process.returncode
-        state: Json = {"running": {}}
-        if ended:
-            state = {
-                "terminated": {
-                    "exitCode": code if code >= 0 else 128 - code,
-                    "reason": "Error" if code else "Completed",
-                }
-            }
-        status: Json = {"phase": self.phase, "containerStatuses": [{"name": "regraft", "state": state}]}
-        if self.reason:
-            lost = {"type": "DisruptionTarget", "status": "True", "reason": self.reason, "message": "node is lost"}
-            status["conditions"] = [lost]
-        annotations = {"batch.kubernetes.io/job-completion-index": str(self.index)}
-        return {"metadata": {"name": self.name, "labels": self.labels, "annotations": annotations}, "status": status}
-
-
-def _session(leader: int) -> list[int]:
-    """Every process of a session: what torchrun starts has groups of its own, and the same session or a child's."""
-    found, parents = [leader], {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
-
-
 class Double:
     """The server's state, and the controllers' work, done by one thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.jobs: dict[str, Json] = {}
+        """And TrainJobs."""
+        self.runtime: Json = {}
+        """Pod template of the runtime that TrainJobs name."""
         self.services: dict[str, Json] = {}
         self.pods: dict[str, list[Pod]] = {}
         self.created: list[Json] = []
@@ -168,10 +91,13 @@ class Double:
 
     def create(self, kind: str, body: Json) -> Json:
         try:
-            kubernetes_validate.validate(body, VERSION, strict=True)
-        except kubernetes_validate.ValidationError as error:
+            if kind == "trainjobs":
+                jsonschema.validate(body, trainer_double.SCHEMA)
+            else:
+                kubernetes_validate.validate(body, VERSION, strict=True)
+        except (kubernetes_validate.ValidationError, jsonschema.ValidationError) as error:
             raise RefusalError(422, str(error.message)) from error
-        store = self.jobs if kind == "jobs" else self.services
+        store = self.services if kind == "services" else self.jobs
         name = body["metadata"]["name"]
         with self.lock:
             if name in store:
@@ -179,7 +105,7 @@ class Double:
             body["metadata"]["uid"] = str(uuid.uuid4())
             store[name] = body
             self.created.append(json.loads(json.dumps(body)))
-            if kind == "jobs":
+            if kind != "services":
                 self.changed(body, "ADDED")
         return body
 
@@ -225,12 +151,12 @@ class Double:
         finally:
             self._watches.remove(mine)
 
-    def pod(self, name: str) -> Pod:
+    def pod(self, name: str, container: str) -> Pod:
         for pods in self.pods.values():
             for pod in pods:
-                if pod.name == name:
+                if (pod.name, pod.container) == (name, container):
                     return pod
-        raise RefusalError(404, "there is no such pod")
+        raise RefusalError(404, "there is no such pod, or it has no such container")
 
     def _job(self, name: str) -> Json:
         if name not in self.jobs:
@@ -257,12 +183,12 @@ class Double:
         if job["spec"]["suspend"] or job.get("status"):
             return
         if pods is None:
-            port = free_port()
-            self.pods[name] = [Pod(job, index, self.folder, port) for index in range(job["spec"]["completions"])]
+            port, made = free_port(), trainer_double.child(job, self.runtime) if job["kind"] == "TrainJob" else job
+            assert made["spec"]["backoffLimit"] == 0
+            self.pods[name] = [Pod(made, index, self.folder, port) for index in range(made["spec"]["completions"])]
             return
         phases = [pod.phase for pod in pods]
         if "Failed" in phases:
-            assert job["spec"]["backoffLimit"] == 0
             for pod in pods:
                 pod.kill()
             self._end(job, "Failed")
@@ -331,23 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
         with double.lock:
             if name:
                 return double._job(name)
-            label, _, value = asked["labelSelector"].partition("=")
+            wanted = dict(one.split("=") for one in asked["labelSelector"].split(","))
             pods = [pod.shown() for pods in double.pods.values() for pod in pods]
-            items = list(double.jobs.values()) if kind == "jobs" else pods
-            return {"items": [item for item in items if item["metadata"]["labels"].get(label) == value]}
+            items = pods if kind == "pods" else list(double.jobs.values())
+            return {"items": [item for item in items if wanted.items() <= item["metadata"]["labels"].items()]}
 
     def _log(self, name: str, asked: dict[str, str]) -> Iterator[bytes]:
-        pod = self.double.pod(name)
-        since = asked.get("sinceTime", "")[:19]  # whole seconds, as the kubelet counts them
-        with pod.log.open("rb") as file:
-            rest = b""
-            while True:
-                running = pod.phase == "Running"
-                *lines, rest = (rest + file.read()).split(b"\n")
-                yield from (line + b"\n" for line in lines if line[:19].decode() >= since)
-                if not running or asked["follow"] != "true" or self.double.out_of_order:
-                    return
-                time.sleep(0.05)
+        def goes_on() -> bool:
+            return asked["follow"] == "true" and not self.double.out_of_order
+
+        return self.double.pod(name, asked["container"]).lines(since=asked.get("sinceTime", ""), follow=goes_on)
 
     def _send(self, status: int, body: Json) -> None:
         with self.double.lock:

@@ -12,6 +12,7 @@ from appliance.board import Board, Job
 from appliance.control import Control
 from appliance.schema import release_of
 
+TESTS = Path(__file__).parents[1]
 _PROGRAM = """#!{python}
 import sys
 from pathlib import Path
@@ -64,8 +65,13 @@ class Appliance:
         return [words for line in lines if (words := json.loads(line)["words"])[: len(begin)] == list(begin)]
 
 
-def install(folder: Path, *, release: str = "2.10", **asked: Any) -> Appliance:
-    """Put an appliance of a release into a folder."""
+def install(
+    folder: Path, *, release: str = "2.10", python: str = sys.executable, tests: Path = TESTS, **asked: Any
+) -> Appliance:
+    """Put an appliance of a release into a folder.
+
+    `python`, `tests`: what its programs run with and where they find this package, if not as here.
+    """
     made = Appliance(folder)
     made.state.mkdir(parents=True)
     (folder / "bin").mkdir()
@@ -76,9 +82,8 @@ def install(folder: Path, *, release: str = "2.10", **asked: Any) -> Appliance:
         if name == "cszoo" and release_of(release) < (2, 4):
             continue
         arguments = f"{name!r}, " if module == "client" else ""
-        tests = str(Path(__file__).parents[1])
         program = _PROGRAM.format(
-            python=sys.executable, tests=tests, module=module, arguments=arguments, state=str(made.state)
+            python=python, tests=str(tests), module=module, arguments=arguments, state=str(made.state)
         )
         path = folder / "bin" / name
         path.write_text(program)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from helpers import eventually
 from regraft.client import Client
@@ -34,9 +36,15 @@ class Compose:
 
     def __init__(self, source: Path, settings: dict[str, str]) -> None:
         self.source = source
-        (source / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self._settings: dict[str, str] = {}
+        self.configure(**settings)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("REGRAFT_")}
         self._environment = {**kept, "COMPOSE_PROJECT_NAME": PROJECT, "DOCKER_BUILDKIT": "1"}
+
+    def configure(self, **settings: str) -> None:
+        """Further lines in `.env`, or others in the place of those of the same name."""
+        self._settings |= settings
+        (self.source / ".env").write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
 
     def __call__(self, *arguments: str, stdin: str | None = None, seconds: float = 300) -> str:
         return self._run("docker", "compose", *arguments, stdin=stdin, seconds=seconds)
@@ -44,6 +52,10 @@ class Compose:
     def docker(self, *arguments: str) -> str:
         """`docker` itself."""
         return self._run("docker", *arguments, stdin=None, seconds=120)
+
+    def shell(self, script: str) -> str:
+        """A script for the shell."""
+        return self._run("sh", "-ec", script, stdin=None, seconds=300)
 
     def fails(self, *arguments: str) -> bool:
         """Whether a command fails."""
@@ -68,6 +80,18 @@ class Compose:
         return done.stdout
 
 
+README_INPUTS = {
+    "cli-dataprep": "regraft sample trc2 --output corpus.v2 --stories 5000",
+    "cli": "regraft sample checkpoint gptj --output gptj-tiny --tokenizer-text corpus.v2 --max-position-embeddings 256",
+}
+README_JOB = """
+dataset: {uri: corpus.v2, max_sequence_length: 128}
+base_checkpoint: {uri: gptj-tiny}
+target: {kind: cpu}
+training: {max_steps: 100, learning_rate: 1.0e-3}
+"""
+
+
 class Deployed:
     """What the tests do with it."""
 
@@ -85,6 +109,20 @@ class Deployed:
         """Whether workers of both kinds are heard of."""
         found = self.client.get("/capabilities")
         return bool(found["targets"]) and bool(found["sources"])
+
+    def make_inputs(self) -> None:
+        """The README's corpus and checkpoint, made by its commands in containers."""
+        for service, command in README_INPUTS.items():
+            self.compose("run", "--rm", "--no-TTY", "--no-deps", service, *command.split())
+
+    def run_readme_job(self, *, target: str = "cpu", **training: Any) -> str:
+        """Post the README's job and return its id; paths are those that the command line would make of them."""
+        job = yaml.safe_load(README_JOB)
+        job["dataset"]["uri"] = "file:///data/corpus.v2"
+        job["base_checkpoint"]["uri"] = "file:///data/gptj-tiny"
+        job["target"] = {"kind": target}
+        job["training"] |= {"checkpoint": {"every_steps": 10}, "log_every_steps": 5, **training}
+        return str(self.client.create_job(job)["id"])
 
     def stage(self, job_id: str, name: str) -> dict[str, Any]:
         """One stage of a job."""
@@ -109,16 +147,25 @@ class Deployed:
 
 
 @contextmanager
-def deployed(source: Path) -> Iterator[Deployed]:
-    """Images built, everything up; taken down with its volumes at the end."""
+def deployed(
+    source: Path, *more_images: str, between: Callable[[], None] = lambda: None, **more_settings: str
+) -> Iterator[Deployed]:
+    """Images built, everything up; taken down with its volumes at the end.
+
+    `between`: done when the services' images are built and before the others are; a wheel that is put into `wheels/`
+    earlier would have the former built anew.
+    """
     port = free_port()
     settings = {"IMAGE_PREFIX": PROJECT, "IMAGE_TAG": "0.1.0", "REGRAFT_API_PORT": str(port)}
     settings |= {"REGRAFT_LEASE_SECONDS": "5", "REGRAFT_RETRY_SECONDS": "0.5", "REGRAFT_STOP_SECONDS": "60"}
-    compose = Compose(source, settings)
+    compose = Compose(source, settings | more_settings)
     subprocess.run(["sh", "compose/secrets.sh"], cwd=source, check=True, capture_output=True)
     try:
         for image in ("api", "dataprep", "worker"):
             compose("build", image, seconds=1500)
+        between()
+        for image in more_images:
+            compose("--profile", "*", "build", image, seconds=1500)
         running = Deployed(compose, port)
         running.up()
         yield running

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import yaml
-from containers import OF_OURS, ROOT, Deployed, clean_clone, deployed
+from containers import OF_OURS, README_JOB, ROOT, Deployed, clean_clone, deployed
 
 from helpers import eventually
 
@@ -23,16 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("DOCKER_HOST"), reason="needs a Docker engine: DOCKER_HOST is not set"),
 ]
 API_BYTES = 200e6  # over its base image
-README_INPUTS = {
-    "cli-dataprep": "regraft sample trc2 --output corpus.v2 --stories 5000",
-    "cli": "regraft sample checkpoint gptj --output gptj-tiny --tokenizer-text corpus.v2 --max-position-embeddings 256",
-}
-README_JOB = """
-dataset: {uri: corpus.v2, max_sequence_length: 128}
-base_checkpoint: {uri: gptj-tiny}
-target: {kind: cpu}
-training: {max_steps: 100, learning_rate: 1.0e-3}
-"""
 ASK = """
 import sys, urllib.request
 headers = {"Authorization": f"Bearer {sys.stdin.read().strip()}"}
@@ -87,22 +77,11 @@ def test_a_container_runs_without_privileges_on_a_root_that_cannot_be_written(ru
     running.compose(*execute, "touch", "/tmp/x")
 
 
-def run_readme_job(running: Deployed, **training: Any) -> str:
-    """Post the README's job and return its id; paths are those that the command line would make of them."""
-    job = yaml.safe_load(README_JOB)
-    job["dataset"]["uri"] = "file:///data/corpus.v2"
-    job["base_checkpoint"]["uri"] = "file:///data/gptj-tiny"
-    job["training"] |= {"checkpoint": {"every_steps": 10}, "log_every_steps": 5, **training}
-    return str(running.client.create_job(job)["id"])
-
-
 @pytest.fixture(scope="module")
 def undisturbed(running: Deployed) -> dict[str, Any]:
     """The README's inputs, made by its commands in containers, and its job at its end."""
-    cli = ("run", "--rm", "--no-TTY", "--no-deps")
-    for service, command in README_INPUTS.items():
-        running.compose(*cli, service, *command.split())
-    return running.await_end(run_readme_job(running))
+    running.make_inputs()
+    return running.await_end(running.run_readme_job())
 
 
 def test_the_example_job_runs_through_the_api(running: Deployed, undisturbed: dict[str, Any]) -> None:
@@ -121,7 +100,7 @@ def test_the_readmes_commands_work_in_a_container(running: Deployed, undisturbed
 
 
 def test_a_worker_killed_in_mid_train_costs_nothing_but_time(running: Deployed, undisturbed: dict[str, Any]) -> None:
-    job_id = run_readme_job(running, log_every_steps=1)
+    job_id = running.run_readme_job(log_every_steps=1)
     eventually(lambda: step_of(running, job_id) > 20, seconds=120, what="step 20")
     running.compose("kill", "worker")
     assert 20 < step_of(running, job_id) < 100, "killed too late to show anything"
@@ -142,7 +121,7 @@ def step_of(running: Deployed, job_id: str) -> int:
 
 
 def test_a_worker_that_is_stopped_saves_and_hands_its_stage_back(running: Deployed) -> None:
-    job_id = run_readme_job(running, log_every_steps=1, seed=2, checkpoint={"every_steps": 1000})
+    job_id = running.run_readme_job(log_every_steps=1, seed=2, checkpoint={"every_steps": 1000})
     eventually(lambda: step_of(running, job_id) > 10, seconds=120, what="step 10")
     running.compose("stop", "worker")
     stage = running.stage(job_id, "train")
@@ -162,8 +141,21 @@ def test_what_was_there_is_there_after_down_and_up(running: Deployed, undisturbe
     assert again["status"] == "succeeded"
     assert again["stages"] == undisturbed["stages"]
     assert running.weights(again) == before
-    renewed = running.await_end(run_readme_job(running, max_steps=2))
+    renewed = running.await_end(running.run_readme_job(max_steps=2))
     assert [stage["status"] for stage in renewed["stages"]][:2] == ["cached", "cached"]
+
+
+def test_a_backup_is_restored_by_the_documented_commands(running: Deployed, undisturbed: dict[str, Any]) -> None:
+    section = (ROOT / "docs/compose.md").read_text().partition("## Back up, restore\n")[2].partition("\n## ")[0]
+    back_up, restore = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    running.compose.shell(back_up)
+    later = running.run_readme_job(max_steps=1)
+    running.await_end(later)
+    running.compose.shell(restore)
+    eventually(running.offers_cpu, seconds=60, what="a worker offering the target cpu")
+    assert running.client.get_job(undisturbed["id"])["stages"] == undisturbed["stages"]
+    assert later not in {job["id"] for job in running.client.list_jobs(limit=100)["data"]}
+    assert running.await_end(running.run_readme_job(max_steps=3))["status"] == "succeeded"
 
 
 def test_prometheus_key_reads_metrics_and_nothing_else(running: Deployed) -> None:
@@ -199,6 +191,7 @@ def test_prometheus_reads_the_api_and_understands_every_alert_and_panel(running:
     rules = queried(running, "rules")["groups"][0]["rules"]
     assert len(rules) >= 5
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+    assert not queried(running, "series", **{"match[]": '{__name__=~"regraft_.+",exported_job!=""}'})
     asked = [*(rule["query"] for rule in rules), *panels()]
     assert len(asked) > 20
     for expression in asked:
@@ -227,3 +220,22 @@ def test_the_s3_server_takes_the_key_of_the_secret_and_keeps_what_it_is_given(ru
     eventually(lambda: "kept" in running.compose(*execute, "python", "-c", read), what="the object after a restart")
     wrong = ("exec", "-T", "--env", "AWS_SECRET_ACCESS_KEY=wrong", "--env", "AWS_ACCESS_KEY_ID=regraft", "dataprep")
     assert running.compose.fails(*wrong, "python", "-c", read)
+
+
+def test_a_job_keeps_what_it_makes_on_the_s3_server(running: Deployed, undisturbed: dict[str, Any]) -> None:
+    """The same weights; and what the API hands out of the bucket is what lies in it."""
+    running.compose.configure(
+        COMPOSE_PROFILES="s3",
+        REGRAFT_STORAGE_URI="s3://regraft/artifacts",
+        AWS_ENDPOINT_URL="http://s3:8333",
+        AWS_REGION="us-east-1",
+    )
+    running.up()
+    running.compose("exec", "-T", "worker", "regraft", "doctor")
+    ended = running.await_end(running.run_readme_job())
+    assert ended["status"] == "succeeded", ended["message"]
+    uris = {stage["name"]: stage["result"].get("uri", "") for stage in ended["stages"]}
+    assert all(uris[name].startswith("s3://regraft/artifacts/") for name in ("prepare", "convert", "train"))
+    sums = S3 + "import hashlib; print(hashlib.sha256(bucket.cat('%s')).hexdigest())"
+    there = sums % f"{uris['train'].removeprefix('s3://')}/model.safetensors"
+    assert running.compose("exec", "-T", "dataprep", "python", "-c", there).strip() == running.weights(undisturbed)

@@ -54,6 +54,11 @@ def command(home: Path, port: int, *arguments: str) -> str:
     return subprocess.run(words, env={**environment(), **place}, check=True, capture_output=True, text=True).stdout
 
 
+def health_of(home: Path, port: int) -> dict[str, str]:
+    """What `regraft doctor` finds: each thing and its state."""
+    return {line.split()[1]: line.split()[0] for line in command(home, port, "doctor").splitlines() if line[0] != " "}
+
+
 def processes_of(home: Path) -> list[str]:
     """Command lines of everything that knows the data folder, zombies left out."""
     found = []
@@ -99,8 +104,13 @@ def test_it_starts_refuses_a_second_and_stops_clean(tmp_path: Path) -> None:
         assert "dashboard" in command(home, port, "keys", "list")
         with Client(f"http://127.0.0.1:{port}", key=made) as reader:
             assert reader.list_jobs()["data"] == []
-        health = {line.split()[1]: line.split()[0] for line in command(home, port, "doctor").splitlines()}
-        assert health["database"] == health["migrations"] == health["broker"] == health["devices"] == "ok", health
+        health = health_of(home, port)
+        assert all(health[name] == "ok" for name in ("database", "migrations", "broker", "devices", "drain")), health
+        command(home, port, "drain", "on", "--note", "moving")
+        assert health_of(home, port)["drain"] == "warning"
+        command(home, port, "drain", "off")
+        assert health_of(home, port)["drain"] == "ok"
+        assert "running at most 2" in command(home, port, "limits", "default", "--running", "2")
         assert "is running on this folder" in refusal("--home", str(home), "--port", str(free_port()))
         assert "choose another port" in refusal("--home", str(tmp_path / "other"), "--port", str(port))
         assert len(processes_of(home)) >= 6

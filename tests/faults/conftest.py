@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from plant import Own, Plant, plant_of
+from proxy import Proxy, proxy_to
 from sqlalchemy import Engine
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -63,3 +64,9 @@ def own_plant(own: Own, tmp_path: Path) -> Iterator[Plant]:
     with plant_of(engine, settings) as made:
         yield made
     engine.dispose()
+
+
+@pytest.fixture
+def proxy(plant: Plant) -> Iterator[Proxy]:
+    with proxy_to(plant.settings) as made:
+        yield made

@@ -4,25 +4,44 @@
 project's own storage, continues from the newest whole one, and notes each write in an audit file, so that a test can
 tell whether two processes ever wrote at a time, and whether the end is what an undisturbed run ends with. What goes
 wrong, and up to which attempt, is said by FAULT_ACT: `flood`, `hang@1`, or `memory@1,cuda@2` for one after the other.
+
+FAULT_STRACE=`train fsync:signal=KILL:when=1 fsync:error=EIO:when=2` lets strace inject the first of these into the
+first attempt at that stage, the second into the second. With FAULT_PREPARE=real a corpus is prepared as in production.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import itertools
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from regraft import child
 from regraft.errors import InterruptedStageError
 from regraft.ports import Progress
-from regraft.specs import ConvertResult, EvaluateResult, ExportResult, PrepareResult, Spec, TrainResult, TrainTask
+from regraft.specs import (
+    ConvertResult,
+    EvaluateResult,
+    ExportResult,
+    PrepareResult,
+    PrepareTask,
+    Spec,
+    TrainResult,
+    TrainTask,
+)
 from regraft.storage import is_published, local_path, publish, to_uri
 
 STEP_SECONDS = float(os.environ.get("FAULT_STEP_SECONDS", "0.02"))
 SAVED_EVERY = 5
+FLOOD_BYTES_PER_SECOND = 1e9 / 60
+PR_SET_PTRACER = 0x59616D61
 EPOCH = int(os.environ.get("REGRAFT_ATTEMPT", "x:0:0:0").split(":")[1])
 
 
@@ -37,7 +56,28 @@ def advanced(state: str, step: int) -> str:
     return hashlib.sha256(f"{state}:{step}".encode()).hexdigest()
 
 
+def traced(function: Callable[[str, Progress], Spec]) -> Callable[[str, Progress], Spec]:
+    """The same stage, with strace injecting what FAULT_STRACE says of this attempt."""
+    stage, *rules = os.environ.get("FAULT_STRACE", "").split() or [""]
+    if function.__name__ != stage or len(rules) < EPOCH:
+        return function
+
+    def under_strace(text: str, progress: Progress) -> Spec:
+        if stage == "prepare":
+            import regraft_dataprep.pipeline  # noqa: F401  # traced, it would take seconds
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
+        me = str(os.getpid())
+        subprocess.Popen(["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject={rules[EPOCH - 1]}", "-p", me])
+        while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+            time.sleep(0.01)
+        return function(text, progress)
+
+    return under_strace
+
+
 def prepare(text: str, progress: Progress) -> Spec:
+    if os.environ.get("FAULT_PREPARE") == "real":
+        return prepare_really(text, progress)
     progress.step(1, {}, total=1)
     return PrepareResult(
         uri="file:///made",
@@ -51,6 +91,16 @@ def prepare(text: str, progress: Progress) -> Spec:
         max_sequence_length=2,
         max_token_id=9,
     )
+
+
+def prepare_really(text: str, progress: Progress) -> Spec:
+    from regraft_dataprep.resources import Resources, keep_to_one_thread
+
+    keep_to_one_thread()
+    from regraft_dataprep.start import prepare
+
+    task = PrepareTask.model_validate_json(text).model_copy(update={"checkpoint_uri": None})
+    return prepare(task, progress, resources=Resources(processes=1, part_bytes=100_000))
 
 
 def convert(text: str, progress: Progress) -> Spec:
@@ -118,9 +168,22 @@ def export(text: str, progress: Progress) -> Spec:
 
 
 def flood(progress: Progress) -> None:
-    line = b"x" * 120 + b" " + os.environ["FAULT_SECRET"].encode() + b"\n"
-    for _ in range(60):
-        os.write(2, line * 5000)
+    """A gigabyte a minute beside the training: binary, in colours, a line of 4 MB, and a password in two pieces."""
+    threading.Thread(target=write_flood, daemon=True).start()
+
+
+def write_flood() -> None:
+    secret = os.environ["FAULT_SECRET"].encode()
+    began, written = time.monotonic(), 0
+    for chunk in itertools.cycle([bytes(range(256)) * 400, b"\x1b[31mred\x1b[0m\n" * 8000, b"x" * 4_000_000 + b"\n"]):
+        for piece in (chunk, secret[:5], secret[5:] + b"\n"):
+            written += os.write(2, piece)
+        time.sleep(max(0.0, began + written / FLOOD_BYTES_PER_SECOND - time.monotonic()))
+
+
+def deaf(progress: Progress) -> None:
+    for number in (signal.SIGTERM, child.LEAVE):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def hang(progress: Progress) -> None:
@@ -151,12 +214,11 @@ def killed(progress: Progress) -> None:
 
 def leave_a_child(progress: Progress) -> None:
     """As a launcher does: a process in a session of its own."""
-    import subprocess
-
     subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
 
 
 ACTS = {
+    "deaf": deaf,
     "flood": flood,
     "hang": hang,
     "memory": memory,
@@ -168,4 +230,4 @@ ACTS = {
 STAGES = {"prepare": prepare, "convert": convert, "train": train, "evaluate": evaluate, "export": export}
 
 if __name__ == "__main__":
-    sys.exit(child.run(STAGES))
+    sys.exit(child.run({name: traced(stage) for name, stage in STAGES.items()}))

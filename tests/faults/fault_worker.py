@@ -1,13 +1,8 @@
-"""A real Celery worker with every queue and the stage processes of `fault_stage`.
-
-`FAULT_CLOCK` shifts its wall clock by so many seconds, as a wrong clock would.
-"""
+"""A real Celery worker with every queue and the stage processes of `fault_stage`."""
 
 from __future__ import annotations
 
 import os
-import time
-from functools import partial
 
 from regraft.jobstore import make_engine
 from regraft.logs import log_to_stderr
@@ -18,15 +13,8 @@ from regraft.workerprocess import Service, serve
 
 QUEUES = ("prepare", "convert", "train.cpu", "evaluate.cpu", "export")
 
-
-def shifted(real: object, seconds: float) -> float:
-    return real() + seconds  # type: ignore[operator, no-any-return]
-
-
 if __name__ == "__main__":
     die_with(os.environ["FAULT_PARENT"])
-    if offset := float(os.environ.get("FAULT_CLOCK", "0")):
-        time.time = partial(shifted, time.time, offset)
     settings = Settings()
     log_to_stderr(settings)
     service = Service(name="double", module="fault_stage", queues=QUEUES, offers={})

@@ -1,12 +1,17 @@
-"""A wire between workers and PostgreSQL that can be cut: a Unix socket that forwards, holds back, or drops replies."""
+"""A wire between clients and PostgreSQL that can be cut: a Unix socket that forwards, holds back, or drops replies."""
 
 from __future__ import annotations
 
 import selectors
 import socket
+import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from regraft.settings import Settings
 
 SIZE = 1 << 16
 PORT = ".s.PGSQL.5432"
@@ -24,6 +29,8 @@ class Proxy:
         self.drop_reply_to: bytes | None = None
         """The next request with these bytes is passed on, and the connection cut before its reply."""
         self.dropped = 0
+        self.at_commit_of: tuple[bytes, Callable[[], None]] | None = None
+        """Called once, after the commit of a transaction with these bytes was carried out and before its reply."""
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(folder / PORT))
         self._server.listen(64)
@@ -47,6 +54,7 @@ class Proxy:
             server.connect(str(self._target / PORT))
             ready.register(client, selectors.EVENT_READ, server)
             ready.register(server, selectors.EVENT_READ, client)
+            said = b""
             while True:
                 for key, _ in ready.select():
                     data = key.fileobj.recv(SIZE)  # type: ignore[union-attr]
@@ -54,8 +62,42 @@ class Proxy:
                     if not data:
                         return
                     key.data.sendall(data)
+                    said += data if key.fileobj is client else b""
+                    if b"COMMIT" in said:
+                        self._interrupt(server, said)
+                        said = b""
                     wanted = self.drop_reply_to
                     if key.fileobj is client and wanted is not None and wanted in data:
                         self.drop_reply_to, self.dropped = None, self.dropped + 1
                         server.recv(SIZE)  # it was carried out, and nobody hears of it
                         return
+
+    def _interrupt(self, server: socket.socket, transaction: bytes) -> None:
+        wanted = self.at_commit_of
+        if wanted is not None and wanted[0] in transaction:
+            self.at_commit_of = None
+            _await_reply(server)
+            wanted[1]()
+
+
+def _await_reply(server: socket.socket) -> None:
+    """Until there is a reply."""
+    with selectors.DefaultSelector() as ready:
+        ready.register(server, selectors.EVENT_READ)
+        ready.select(10)
+
+
+@contextmanager
+def proxy_to(settings: Settings) -> Iterator[Proxy]:
+    """A proxy to these settings' database, for `through`."""
+    target = Path(parse_qs(urlsplit(settings.database_url).query)["host"][0])
+    with tempfile.TemporaryDirectory() as folder:
+        made = Proxy(Path(folder), target)
+        yield made
+        made.close()
+
+
+def through(proxy: Proxy, settings: Settings) -> Settings:
+    """The same database by way of the proxy."""
+    base = settings.database_url.partition("?")[0]
+    return settings.model_copy(update={"database_url": f"{base}?host={proxy.folder}"})

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from chart_rendering import CHART, SETS, Manifest, Rendered, container, rendered, variables
+from chart_rendering import CHART, NAMESPACE, SETS, Manifest, Rendered, container, rendered, variables
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 from typer.main import get_command
@@ -205,6 +205,20 @@ def test_alerts_say_what_to_do_and_look_at_this_release_only(helm: str) -> None:
             assert rule["labels"]["severity"] in ("warning", "critical")
             assert len(rule["annotations"]["description"]) > 40
             assert rule["expr"].count('namespace="training"') == len(METRIC.findall(rule["expr"]))
+
+
+def test_alerts_are_those_of_the_file_with_the_thresholds_of_the_values(helm: str) -> None:
+    limits = [f"metrics.prometheusRule.{name}" for name in ("unservedSeconds=61", "waitSeconds=62")]
+    made = rendered(helm, "everything", *limits).one("PrometheusRule")["spec"]
+    file = (CHART / "files/alerts.yaml").read_text()
+    for was, now in (('job="regraft"', f'namespace="{NAMESPACE}"'), ("> 900\n", "> 61\n"), ("> 21600\n", "> 62\n")):
+        assert was in file
+        file = file.replace(was, now)
+    assert made == yaml.safe_load(file)
+    assert {line for rule in made["groups"][0]["rules"] for line in re.findall(r"> (6\d)\b", rule["expr"])} == {
+        "61",
+        "62",
+    }
 
 
 def test_the_query_of_the_autoscaler_counts_on_a_real_database(helm: str, engine: Engine) -> None:

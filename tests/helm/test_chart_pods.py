@@ -175,3 +175,28 @@ def test_everything_is_in_the_namespace_of_the_release(helm: str) -> None:
         for one in rendered(helm, values).objects:
             if one["kind"] not in cluster and not one["metadata"]["name"].endswith("-extra"):
                 assert one["metadata"]["namespace"] == NAMESPACE
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_no_request_is_above_its_limit(helm: str, values: str) -> None:
+    for name, pod in rendered(helm, values).pods():
+        for one in containers(pod):
+            assert too_high(one["resources"]) == [], name
+
+
+def too_high(resources: dict[str, Any]) -> list[str]:
+    """Resources that a server would refuse: Kubernetes' schemas do not say it."""
+    limits, requests = resources.get("limits", {}), resources.get("requests", {})
+    return [name for name, limit in limits.items() if amount(requests.get(name, 0)) > amount(limit)]
+
+
+def amount(quantity: object) -> float:
+    units = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    digits = str(quantity).rstrip("mMGTi")
+    return float(digits) * units.get(str(quantity).removeprefix(digits), 1)
+
+
+def test_a_request_above_its_limit_would_be_found() -> None:
+    assert too_high({"requests": {"memory": "256Gi", "cpu": "500m"}, "limits": {"memory": "16Gi", "cpu": 1}}) == [
+        "memory"
+    ]

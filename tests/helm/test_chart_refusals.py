@@ -42,6 +42,10 @@ TOGETHER = {
     "two databases": ("postgresql.enabled=true,externalDatabase.host=db", "postgresql.enabled", "choose"),
     "a bucket without a name": ("storage.kind=s3", "storage.s3.uri", "s3://bucket"),
     "Jobs without a template": ("targets.kubernetes.enabled=true", "targets.kubernetes.podTemplate", "docs/"),
+    "a template and a runtime": (
+        "targets.kubernetes.enabled=true,targets.kubernetes.runtime=a,targets.kubernetes.podTemplate.spec.containers[0].name=regraft",
+        "targets.kubernetes.runtime", "TrainJobs",
+    ),
     "a route to nowhere": ("httpRoute.enabled=true", "httpRoute.parentRefs", "Gateway"),
     "metrics without a key": ("metrics.serviceMonitor.enabled=true", "keySecret", "regraft keys create"),
     "less time to stop than a stage may take to save": (

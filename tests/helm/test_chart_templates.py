@@ -289,3 +289,16 @@ def test_servicemonitor_sends_a_key(helm: str) -> None:
 
 def test_extra_objects_are_templates(helm: str) -> None:
     assert rendered(helm, "everything").one("ConfigMap", "regraft-extra")["data"] == {"note": "regraft"}
+
+
+def test_a_pool_with_a_runtime_makes_train_jobs_and_may_nothing_else(helm: str) -> None:
+    settings = ("targets.kubernetes.podTemplate=null", 'targets.kubernetes.runtime="ClusterTrainingRuntime/regraft"')
+    found = rendered(helm, "everything", *settings)
+    pod = found.pod("Deployment/rg-worker-kubernetes")
+    environment = variables(container(pod))
+    assert environment["REGRAFT_KUBERNETES_RUNTIME"] == "ClusterTrainingRuntime/regraft"
+    assert "REGRAFT_KUBERNETES_POD" not in environment
+    assert not any(one["name"] == "pod-template" for one in [*pod["volumes"], *container(pod)["volumeMounts"]])
+    assert "rg-pod-template" not in found.names("ConfigMap")
+    blocks = re.findall(r"```yaml\n(rules:.*?)```", (CHART.parents[1] / "docs/kubernetes.md").read_text(), re.DOTALL)
+    assert found.one("Role")["rules"] == yaml.safe_load(blocks[1])["rules"]

@@ -1,4 +1,5 @@
-"""Publishes a folder and says how far it is, for a test that kills it; arguments: root, folder, URI, notes."""
+"""Publishes a folder and says how far it is, for a test that kills it; arguments: root, folder, URI, notes,
+bytes of a part."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from regraft.storage.depot import Depot
 
-root, folder, uri, notes = sys.argv[1:]
+root, folder, uri, notes, part_bytes = sys.argv[1:]
 
 
 def tick(count: int) -> None:
@@ -16,4 +17,4 @@ def tick(count: int) -> None:
         sys.stdin.readline()  # no further before the test says so
 
 
-Depot(root, notes=Path(notes), part_bytes=5 << 20).publish(Path(folder), uri, tick=tick)
+Depot(root, notes=Path(notes), part_bytes=int(part_bytes)).publish(Path(folder), uri, tick=tick)

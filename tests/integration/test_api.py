@@ -250,7 +250,21 @@ def test_cancelling_answers_with_the_job_and_then_with_a_conflict(client: TestCl
 
 def test_it_is_healthy_and_ready(client: TestClient) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
-    assert client.get("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "broker": "ok"}}
+    checks = {"database": "ok", "broker": "ok", "storage": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok", "checks": checks}
+
+
+def test_it_is_not_ready_without_its_storage(settings: Settings, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with TestClient(create_app(settings.model_copy(update={"storage_uri": (shared / "storage").as_uri()}))) as client:
+        assert client.get("/readyz").json()["checks"]["storage"] == "ok"  # the first artifact will make it
+    shared.rmdir()
+    with TestClient(create_app(settings.model_copy(update={"storage_uri": (shared / "storage").as_uri()}))) as client:
+        answer = client.get("/readyz")
+    found = answer.json()
+    assert (answer.status_code, found["checks"]["storage"]) == (503, "FileNotFoundError")
+    assert (found["checks"]["database"], found["checks"]["broker"]) == ("ok", "ok")
 
 
 def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -> None:
@@ -262,7 +276,7 @@ def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
         assert ready.status_code == 503
-        assert "ok" not in ready.json()["checks"].values()
+        assert [name for name, found in ready.json()["checks"].items() if found == "ok"] == ["storage"]
         response = client.get("/jobs", headers=headers)
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
         assert "127.0.0.1" not in response.text

@@ -15,12 +15,12 @@ import pytest
 from regraft_worker.sample import write_sample_checkpoint
 
 RUN = """
-import os, signal, sys
+import itertools, os, signal, sys
 from regraft.cli import main
 from regraft_worker.conversion.writers.base import NewFile
 
 at = sys.argv.pop(1)
-writes = int(at) if at.isdigit() else 0
+last = int(at) if at.isdigit() else 0
 
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -29,18 +29,15 @@ def before_renames(event, words):
     if event == "os.rename" and at in os.fspath(words[1]):
         end()
 
-write_at = NewFile.write_at
+write_at, numbers = NewFile.write_at, itertools.count(1)
 
 def in_the_middle(file, offset, content):
-    global writes
-    writes -= 1
-    if not writes:
-        content = content[: len(content) // 2]
-    write_at(file, offset, content)
-    if not writes:
+    is_last = next(numbers) == last
+    write_at(file, offset, content[: len(content) // 2] if is_last else content)
+    if is_last:
         end()
 
-if writes:
+if last:
     NewFile.write_at = in_the_middle
 elif at:
     sys.addaudithook(before_renames)
@@ -64,6 +61,7 @@ WAYS = {
         ("--tgt-fmt", "cs-1.8"),
         ("config_to_cs-2.2_to_cs-1.8.yaml", f"{STEM}_to_cs-1.8.verification.json", f"{STEM}_to_cs-1.8.mdl"),
         (
+            "20",
             f"/{STEM}_to_cs-1.8.mdl",
             "/proven.json",
             "/config_to_cs-2.2_to_cs-1.8.yaml",
@@ -91,7 +89,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(checkpoint: Path, *words: str, at: str = "") -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", RUN, at, "convert", str(checkpoint), *words]
+    line = [sys.executable, "-c", RUN, at, "convert", str(checkpoint), "--no-transformers", *words]
     return subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
 
 
@@ -145,6 +143,21 @@ def test_finished_shards_are_kept_and_others_made_anew(source: Path, tmp_path: P
     assert "went on" not in other.stderr
     (folder,) = out.iterdir()
     assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_file_that_was_cut_short_is_gone_on_with(source: Path, tmp_path: Path) -> None:
+    """Of HDF5; the other encodings are killed above, and in the tests of the writers."""
+    way, out = Way(("--tgt-fmt", "cs-2.9"), (), (), 0), tmp_path / "out"
+    assert convert(source, way, tmp_path / "undisturbed").returncode == 0
+    assert convert(source, way, out, at="25").returncode == -signal.SIGKILL
+    (journal,) = out.glob(".work-*/partial/*.journal")
+    count = len(journal.read_text().splitlines()) - 1
+    assert count > 20
+    done = convert(source, way, out)
+    assert done.returncode == 0, done.stderr
+    assert f"note: went on from an earlier run, which had finished {count} tensors (" in done.stderr
+    assert seen(out) == seen(tmp_path / "undisturbed")
+    assert sorted(path.name for path in out.iterdir()) == sorted(seen(out))
 
 
 def test_a_pair_that_is_overwritten_is_old_or_incomplete_or_new_and_never_mixed(source: Path, tmp_path: Path) -> None:

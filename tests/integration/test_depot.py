@@ -16,6 +16,7 @@ from regraft.errors import FencedError, InvalidDataError, InvalidInputError, Not
 from regraft.storage import is_published, publish
 from regraft.storage.depot import Depot
 from regraft.storage.manifest import NAME, read_manifest
+from regraft.storage.s3 import Bucket
 from s3_server import exported, s3_server
 
 PART = 5 << 20
@@ -78,7 +79,7 @@ def test_an_artifact_comes_back_as_it_was_published(depot: Depot, tmp_path: Path
 def test_a_killed_upload_goes_on_where_it_was(depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, uri = make(tmp_path / "made", large=40 << 20), f"{depot.root}/datasets/one"
     key = depot.key(uri, "large")
-    arguments = [depot.root, str(folder), uri, str(tmp_path / "notes")]
+    arguments = [depot.root, str(folder), uri, str(tmp_path / "notes"), str(PART)]
     command = [sys.executable, str(PUBLISHER), *arguments]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None
@@ -260,3 +261,9 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert "cannot be used" in str(error_of("s3://artifacts/x"))
+
+
+def test_a_look_tells_a_bucket_from_none(depot: Depot) -> None:
+    depot.bucket.look()
+    with pytest.raises(StorageFailedError, match="refuses"):
+        Bucket("no-such-bucket").look()

@@ -82,6 +82,9 @@ def test_a_job_that_no_attempt_will_take_over_is_deleted(
     assert sorted(sweep_kubernetes(engine, cluster)) == sorted([made[left], made[paused]])
     eventually(lambda: set(double.jobs) == {made[watched], made[ended], others, later}, what="the end of the two")
     assert sweep_kubernetes(engine, cluster) == []
+    (over,) = double.jobs[made[ended]]["status"]["conditions"]
+    over["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    assert sweep_kubernetes(engine, cluster) == [made[ended]], "its logs have been kept for their time"
 
 
 def test_a_job_that_is_taken_over_at_the_same_moment_is_left(

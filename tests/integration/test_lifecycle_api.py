@@ -168,6 +168,33 @@ def test_a_series_is_short_and_hides_no_spike(client: TestClient, leases: Leases
     assert client.get(f"/jobs/{job_id}/metrics/series", params={"name": "other"}).json()["data"] == []
 
 
+def paged(client: TestClient, url: str, **query: Any) -> list[Any]:
+    """Every item of a list, two to a page."""
+    found, after = [], {}
+    while True:
+        page = client.get(url, params={**query, **after, "limit": 2}).raise_for_status().json()
+        found += page["data"]
+        assert len(page["data"]) == 2 or not page["has_more"]
+        if not page["has_more"]:
+            return found
+        after = {"after": page["last_id"]}
+
+
+def test_series_come_in_pages(client: TestClient, leases: Leases) -> None:
+    job_id = client.post("/jobs", json=JOB).json()["id"]
+    claim = trained(leases, job_id)
+    names = ["val_loss/é 2", "a", "train_loss", "b", "train_lr"]
+    points = [{"name": name, "step": step, "value": 1.0, "tokens_seen": 1} for name in names for step in range(3)]
+    leases.report(claim, Report(metrics=points))
+    url = f"/jobs/{job_id}/metrics/series"
+    whole = client.get(url).json()
+    assert [one["name"] for one in whole["data"]] == sorted(names)
+    assert not whole["has_more"]
+    assert paged(client, url) == whole["data"]
+    assert [one["name"] for one in paged(client, url, name=["b", "train_lr", "a"])] == ["a", "b", "train_lr"]
+    assert client.get(url, params={"after": "train.zzz"}).json()["data"] == []
+
+
 def checkpoint_of(client: TestClient, leases: Leases, settings: Settings) -> tuple[str, dict[str, Any], Path]:
     job_id = client.post("/jobs", json=JOB).json()["id"]
     claim = trained(leases, job_id)
@@ -189,6 +216,11 @@ def test_files_of_a_checkpoint_are_fetched_in_part_and_by_digest(
     base, found, folder = checkpoint_of(client, leases, settings)
     files = {file["id"]: file for file in client.get(f"{base}/{found['id']}/files").json()["data"]}
     assert set(files) == {"config.json", "training_state/state.bin"}
+    one = client.get(f"{base}/{found['id']}/files", params={"limit": 1}).json()
+    assert ([file["id"] for file in one["data"]], one["has_more"]) == (["config.json"], True)
+    assert paged(client, f"{base}/{found['id']}/files") == list(files.values())
+    rest = client.get(f"{base}/{found['id']}/files", params={"after": one["last_id"]}).json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == (["training_state/state.bin"], False)
     url = f"{base}/{found['id']}/files/training_state/state.bin"
     whole = client.get(url)
     assert whole.content == bytes(range(256))
@@ -253,7 +285,7 @@ def test_the_queue_and_prometheus_tell_what_waits(client: TestClient, engine: En
         'regraft_leases_lost_total{stage="prepare"} 1.0',
         'regraft_stage_seconds_bucket{le="1.0",stage="prepare",status="failed"} 1.0',
         'regraft_stage_seconds_count{stage="prepare",status="failed"} 1.0',
-        'regraft_workers{service="dataprep"} 1.0',
+        'regraft_workers{role="dataprep"} 1.0',
         'regraft_http_request_seconds_count{method="POST",route="/jobs",status="202"} 3.0',
     ):
         assert line in told, line

@@ -188,6 +188,7 @@ def test_names_shapes_types_and_digests_are_those_of_the_record(tmp_path: Path, 
         export_safetensors=False,
         export_h5=h5,
         progress=NullProgress(),
+        transformers_share=0.0,
     )
     assert (made.checkpoint.name, made.config.name) == (Path(record["out_ckpt"]).name, Path(record["out_cfg"]).name)
     assert made.config.read_text() == record["config"]

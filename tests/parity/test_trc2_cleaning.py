@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regraft_dataprep.clean import clean_line
+from regraft_dataprep.clean import clean_lines
 from regraft_dataprep.sample import write_trc2_sample
 
 PASSES = (r"</[A-Z0-9]*>", r"<[A-Z0-9]*>", r"[-0-9: ]*", r"TRC2-[-0-9]*", r"\[.*\]", r"(Click on the Z.*")
@@ -40,10 +40,6 @@ def tools(data: bytes, *, passes: tuple[str, ...] = PASSES) -> bytes:
     for pattern in passes:
         data = run("sed", "-e", f"s%{pattern}%%", data=data)  # a delimiter that no pattern holds: none is escaped
     return run("iconv", "-f", "utf-8", "-t", "utf-8", "-c", data=data)
-
-
-def ours(data: bytes) -> bytes:
-    return b"\n".join(clean_line(line) for line in data.split(b"\n"))
 
 
 def only_utf8(data: bytes) -> bytes:
@@ -70,14 +66,14 @@ TOOL_SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=l
 @example(b"\xe2<A>\x82\xac\n[\xff]\n\xff12 x\n\xe2\x82\n")
 @example(b"\xf4\x90\x80\x80z\n\xf8\x88\x80\x80\x80z\n\xfc\x84\x80\x80\x80\x80\n")
 def test_any_line_is_cleaned_as_the_tools_clean_it(data: bytes) -> None:
-    assert ours(data) == only_utf8(tools(data))
+    assert clean_lines(data) == only_utf8(tools(data))
 
 
 @needs_tools
 @TOOL_SETTINGS
 @given(LINES.map(lambda data: data.translate(bytes(byte if byte < 0xF4 else 0xC3 for byte in range(256)))))
 def test_the_tools_output_needs_no_filter_below_the_obsolete_forms(data: bytes) -> None:
-    assert ours(data) == tools(data)
+    assert clean_lines(data) == tools(data)
 
 
 @needs_tools
@@ -85,7 +81,7 @@ def test_a_sample_corpus_is_cleaned_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / "sample"
     write_trc2_sample(path, stories=1500, seed=11)
     data = path.read_bytes()
-    assert ours(data) == tools(data)
+    assert clean_lines(data) == tools(data)
 
 
 @needs_tools
@@ -94,13 +90,13 @@ def test_the_comparison_notices_a_missing_pass(tmp_path: Path, left_out: int) ->
     path = tmp_path / "sample"
     write_trc2_sample(path, stories=200, seed=11)
     data = path.read_bytes()
-    assert ours(data) != tools(data, passes=PASSES[:left_out] + PASSES[left_out + 1 :])
+    assert clean_lines(data) != tools(data, passes=PASSES[:left_out] + PASSES[left_out + 1 :])
 
 
 @pytest.mark.skipif(not GOLDENS, reason="REGRAFT_GOLDENS names no folder of reference outputs")
 def test_the_reference_corpus_is_cleaned_to_the_reference_file() -> None:
     folder = Path(str(GOLDENS)) / "data"
     name = "TRC2-headlines-docs-TRECBLOG.v2"
-    cleaned = ours((folder / "inputs" / name).read_bytes())
+    cleaned = clean_lines((folder / "inputs" / name).read_bytes())
     expected = (folder / f"{name}.clean").read_bytes()
     assert hashlib.sha256(cleaned).hexdigest() == hashlib.sha256(expected).hexdigest()

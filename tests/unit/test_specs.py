@@ -95,6 +95,8 @@ def test_every_format_can_be_asked_for_with_a_size_of_its_files() -> None:
     assert OutputSpec(max_shard_size="200MB").max_shard_bytes == 200_000_000
     for size in ("", "5", "0GB", "5 GB", "5gb", "5TB"):
         assert "output.max_shard_size" in faults({**SMALLEST, "output": {"max_shard_size": size}})
+    assert "output" in faults({**SMALLEST, "output": {"formats": ["cs-1.8"], "headless": True}})
+    assert JobSpec.model_validate({**SMALLEST, "output": {"headless": True}}).output.headless
     assert "output.formats.0" in faults({**SMALLEST, "output": {"formats": ["cs-2.10"]}})
 
 
@@ -147,6 +149,16 @@ def test_what_the_job_says_wins_over_its_recipe() -> None:
     job = JobSpec.model_validate({**SMALLEST, "recipe": "gptj-6b-trc2", "training": {"max_steps": 7}})
     assert job.training.max_steps == 7
     assert job.training.batch_size == 56
+
+
+@pytest.mark.parametrize("name", ["gptj-6b-trc2", "tiny-cpu"])
+def test_no_recipe_for_trc2_stands_in_the_way_of_the_reference_mode(name: str) -> None:
+    """What a recipe gives wins over a preset's options, so none may give one of these."""
+    job = {**SMALLEST, "dataset": {**SMALLEST["dataset"], "preset": "reference"}}
+    own = DatasetSpec.model_validate({"uri": "corpus", "preset": "reference"})
+    filled = JobSpec.model_validate({**job, "recipe": name}).dataset
+    for options in ("reading", "cleaning", "validation", "packing"):
+        assert getattr(filled, options) == getattr(own, options)
 
 
 def test_the_trc2_recipe_has_the_published_figures() -> None:

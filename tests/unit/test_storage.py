@@ -83,8 +83,8 @@ def test_uris_and_paths_are_the_same_place(tmp_path: Path) -> None:
     assert local_path(str(path)) == path
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/key", "file://host/path"])
-def test_other_schemes_and_hosts_are_refused_by_field(uri: str) -> None:
+@pytest.mark.parametrize("uri", ["s3://bucket/key", "file://host/path", "~nobody-of-this-name/corpus"])
+def test_places_that_are_not_on_this_machine_are_refused_by_field(uri: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         local_path(uri, field="dataset.uri")
     assert caught.value.field == "dataset.uri"

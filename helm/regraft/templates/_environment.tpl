@@ -95,8 +95,13 @@
 {{- end }}
 {{- if eq .component "worker-kubernetes" }}
 {{- with .root.Values.targets.kubernetes }}
+{{- if .runtime }}
+- name: REGRAFT_KUBERNETES_RUNTIME
+  value: {{ .runtime }}
+{{- else }}
 - name: REGRAFT_KUBERNETES_POD
   value: /etc/regraft/pod.yaml
+{{- end }}
 - name: REGRAFT_KUBERNETES_NODES
   value: {{ int .nodes | quote }}
 - name: REGRAFT_KUBERNETES_NODE_DEVICES

@@ -17,8 +17,13 @@
 {{- if and (eq $v.storage.kind "s3") (not $v.storage.s3.uri) }}
 {{- fail "storage.s3.uri is empty: storage.kind is s3, so name the bucket, e.g. s3://bucket/prefix" }}
 {{- end }}
-{{- if and $v.targets.kubernetes.enabled (not $v.targets.kubernetes.podTemplate) }}
+{{- with $v.targets.kubernetes }}
+{{- if and .enabled (not .podTemplate) (not .runtime) }}
 {{- fail "targets.kubernetes.podTemplate is empty: give the template of the pods of trainings, see docs/kubernetes.md" }}
+{{- end }}
+{{- if and .enabled .podTemplate .runtime }}
+{{- fail "targets.kubernetes.runtime and targets.kubernetes.podTemplate are both set: Jobs are made from a template, TrainJobs from a runtime" }}
+{{- end }}
 {{- end }}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}
 {{- fail "httpRoute.parentRefs is empty: name the Gateway that the route is attached to" }}

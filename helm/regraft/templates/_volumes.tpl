@@ -40,7 +40,7 @@
 {{- include "regraft.cerebras.volumes" (dict "root" $.root "options" $.options "component" $.component) }}
 {{- end }}
 {{- end }}
-{{- if eq .component "worker-kubernetes" }}
+{{- if and (eq .component "worker-kubernetes") (not .root.Values.targets.kubernetes.runtime) }}
 - name: pod-template
   configMap:
     name: {{ include "regraft.fullname" .root }}-pod-template
@@ -76,7 +76,7 @@
 {{- include "regraft.cerebras.mounts" (dict "options" $.options) }}
 {{- end }}
 {{- end }}
-{{- if eq .component "worker-kubernetes" }}
+{{- if and (eq .component "worker-kubernetes") (not .root.Values.targets.kubernetes.runtime) }}
 - name: pod-template
   mountPath: /etc/regraft
   readOnly: true

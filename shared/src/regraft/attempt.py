@@ -52,6 +52,7 @@ class Attempt:
         invite: Invite,
         drain: threading.Event,
         claimed_at: float,
+        inherited: tuple[int, ...] = (),
     ) -> None:
         self._claim, self._leases, self._settings, self._drain = claim, leases, settings, drain
         self._mark = f"{MARK}={claim.stage_id}:{claim.epoch}:{os.getpid()}:{time.monotonic_ns()}"
@@ -62,7 +63,7 @@ class Attempt:
         self._drained = self._hung = False
         # One that trains elsewhere cannot save at any moment: a pause waits for its next checkpoint.
         self._saves_at_times = claim.stage is StageName.TRAIN and isinstance(claim.spec.target, CerebrasTargetSpec)
-        self._child = self._start(module)
+        self._child = self._start(module, inherited)
         self._oom_kills = oom_kills(os.getpid())
         self._tether = Tether(self._child)
         self._allow()
@@ -95,7 +96,7 @@ class Attempt:
         else:
             self._reader.wait(POLL_SECONDS)
 
-    def _start(self, module: str) -> subprocess.Popen[str]:
+    def _start(self, module: str, inherited: tuple[int, ...]) -> subprocess.Popen[str]:
         claim = self._claim
         task = task_for(
             claim.stage,
@@ -113,6 +114,7 @@ class Attempt:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=inherited,
             env=child_environment(self._settings, self._mark, epoch=claim.epoch),
         )
         assert child.stdin is not None

@@ -156,7 +156,8 @@ def _check_headed(family: Family, expected: Shapes, found: Shapes, *, field: str
         f"this is the bare {family.architectures[0].removesuffix('ForCausalLM')} model without its language-model head",
         field=field,
         value=sorted(found)[0],
-        remedy=f"Save the model as {family.architectures[0]}; its tensors then begin with '{prefix}'.",
+        remedy=f"Use {family.architectures[0]}, whose tensors begin with '{prefix}'. Or have `regraft convert` with "
+        f"--model {family.name}-headless make a .mdl with a new, untrained head, and start from that.",
         reason="headless_checkpoint",
     )
 

@@ -1,4 +1,6 @@
-"""`regraft drain` and `regraft limits`: what an operator sets, in the database that the settings name."""
+"""`regraft drain` and `regraft limits`: what an operator sets, in the database that the settings name,
+or that of a running `regraft up`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ if TYPE_CHECKING:
 
 def _operations() -> Operations:
     from regraft.jobstore import Operations, make_engine
+    from regraft.localstack import with_running_servers
     from regraft.settings import Settings
 
-    return Operations(make_engine(Settings()))
+    return Operations(make_engine(with_running_servers(Settings())))
 
 
 def drain_on(

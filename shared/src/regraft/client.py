@@ -83,12 +83,7 @@ class Client:
     def log_lines(self, job_id: str, stage: str, *, after: int = 0, **query: Any) -> Iterator[Json]:
         """Lines of a stage's output, page by page."""
         given = {name: value for name, value in query.items() if value is not None}
-        while True:
-            page = self._call("GET", f"/jobs/{job_id}/logs/{stage}", params={"after": after, "limit": 1000, **given})
-            yield from page["data"]
-            if not page["has_more"]:
-                return
-            after = int(page["last_id"])
+        return self._pages(f"/jobs/{job_id}/logs/{stage}", after=after, limit=1000, **given)
 
     def get(self, path: str, **query: Any) -> Json:
         """Any other `GET`."""
@@ -103,8 +98,8 @@ class Client:
         return self._call("DELETE", f"/keys/{key_id}")
 
     def checkpoints(self, job_id: str) -> Json:
-        """`GET /jobs/{id}/checkpoints`."""
-        return self._call("GET", f"/jobs/{job_id}/checkpoints", params={"limit": 100})
+        """`GET /jobs/{id}/checkpoints`, its pages as one."""
+        return {"data": list(self._pages(f"/jobs/{job_id}/checkpoints", limit=100))}
 
     def metrics(self, job_id: str, **query: Any) -> Json:
         """`GET /jobs/{id}/metrics`."""
@@ -112,12 +107,7 @@ class Client:
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """All events after a sequence number, page by page."""
-        while True:
-            page = self._call("GET", f"/jobs/{job_id}/events", params={"after": after, "limit": 100})
-            yield from page["data"]
-            if not page["has_more"]:
-                return
-            after = int(page["last_id"])
+        return self._pages(f"/jobs/{job_id}/events", after=after, limit=100)
 
     def watch(self, job_id: str, *, every: float = 0.5, patience: float = 60.0) -> Iterator[Json]:
         """The job again and again until it has ended; the last one yielded is its end.
@@ -138,6 +128,14 @@ class Client:
                 if job["status"] in ended:
                     return
             time.sleep(every)
+
+    def _pages(self, path: str, **query: Any) -> Iterator[Json]:
+        while True:
+            page = self._call("GET", path, params=query)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            query["after"] = page["last_id"]
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:

@@ -58,14 +58,18 @@ class Dispatcher:
                 self.wake.wait(POLL_SECONDS)
 
     def once(self, *, sweep: bool = True) -> int:
-        """One turn; returns how many messages were sent."""
-        if sweep:
-            self._announcements.forget()
-            if reclaimed := self._announcements.reclaim():
-                log.warning("took %d stages back from silent workers", reclaimed)
-            self._announcements.repeat(is_empty=self._broker.is_empty)
-        self._announcements.admit()
-        return self._announcements.send(self._broker.publish)
+        """One turn; returns how many messages were sent. What waits comes first, then what the other work has made."""
+        sent = self._announcements.send(self._broker.publish)
+        more = self._sweep() if sweep else 0
+        if more + self._announcements.admit():
+            sent += self._announcements.send(self._broker.publish)
+        return sent
+
+    def _sweep(self) -> int:
+        self._announcements.forget()
+        if reclaimed := self._announcements.reclaim():
+            log.warning("took %d stages back from silent workers", reclaimed)
+        return reclaimed + self._announcements.repeat(is_empty=self._broker.is_empty)
 
     def listen(self, url: str) -> None:
         """Set `wake` whenever somebody says that there is something to send, until `stop` is set. Blocks."""

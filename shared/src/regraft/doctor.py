@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from regraft.cerebrassite import CerebrasSite
 from regraft.errors import RegraftError
-from regraft.jobstore import Workers, make_engine
+from regraft.jobstore import Operations, Workers, make_engine
 from regraft.jobstore.engine import alembic_config, newer_schema
 from regraft.settings import Settings
 from regraft.storage import is_remote, local_path
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Database, migrations, broker, storage, disk, devices, in that order; then a Cerebras client, if one is set."""
+    """Database, migrations, broker, storage, disk, devices, drain; then a Cerebras client, if one is set."""
     engine: Engine | None = None
     try:
         engine = make_engine(settings)
@@ -55,6 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _disk(settings)
     if engine is not None:
         yield _guarded("devices", lambda: _devices(Workers(engine)))
+        yield _guarded("drain", lambda: _drain(Operations(engine)))
         engine.dispose()
     site = CerebrasSite()
     if site.client:
@@ -187,6 +188,14 @@ def _devices(workers: Workers) -> Finding:
         return Finding("devices", "ok", ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())))
     remedy = "Start `regraft serve worker` where the hardware is, or `regraft up`."
     return Finding("devices", "warning", "no compute worker is running, so jobs wait", remedy)
+
+
+def _drain(operations: Operations) -> Finding:
+    switch = operations.maintenance()
+    if switch is None or not switch.draining:
+        return Finding("drain", "ok", "off")
+    message = f"on since {switch.since:%Y-%m-%d %H:%M} UTC, nothing new is started: {switch.note or 'no note'}"
+    return Finding("drain", "warning", message, "`regraft drain off` when it is over.")
 
 
 def _guarded(name: str, look: Callable[[], Finding]) -> Finding:

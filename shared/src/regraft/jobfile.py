@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from regraft.errors import InvalidInputError
+from regraft.storage import local_path
 
 _PATHS = (
     ("dataset", "uri"),
@@ -62,4 +63,5 @@ def _absolute(value: object, base: Path) -> object:
     """A path as a URI; what is no path (a URL, a keyword, a mistake for the API to name) as it is."""
     if not isinstance(value, str) or "://" in value or value in ("", "checkpoint"):
         return value
-    return (base / Path(value).expanduser()).resolve().as_uri()
+    path = local_path(value) if value.startswith("~") else base / value
+    return path.resolve().as_uri()

@@ -94,6 +94,7 @@ def task_for(
                 checkpoint_uri=results[StageName.TRAIN]["uri"],
                 formats=spec.output.formats,
                 max_shard_bytes=spec.output.max_shard_bytes,
+                headless=spec.output.headless,
                 output_uri=f"{folder}/export",
                 provenance=_provenance(job_id, spec, results),
             )

@@ -57,6 +57,17 @@ def kill_marked(*marks: str) -> int:
     return len(found)
 
 
+def kill_of(prefix: str, *, mark: str) -> int:
+    """SIGKILL for every process marked `mark` with a `NAME=value` in its environment that begins so; how many."""
+    count = 0
+    for pid, values in environments():
+        if mark.encode() in values and any(value.startswith(prefix.encode()) for value in values):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                count += 1
+    return count
+
+
 def is_gone(pid: int) -> bool:
     """True when no such process runs; one that has ended and was not yet waited for counts as gone."""
     try:

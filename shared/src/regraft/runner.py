@@ -3,6 +3,7 @@
 It never imports torch: a crash of the core (HDF5 on a full disk dies of SIGSEGV) ends a child, not the worker. It
 fences itself: when the database has been out of reach for two thirds of a lease, the child is killed before anybody
 else can start another; and when the supervisor itself is stopped, the child ends at the end of the lease (`tether`).
+It keeps a note of what it is at, by which its own death is known on this machine (`holdings`, `takeover`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from dataclasses import dataclass, field
 
 from regraft.allowed import check_uris
 from regraft.attempt import MARK, POLL_SECONDS, Attempt, child_environment
-from regraft.child import SUPERVISOR, error_fields
+from regraft.child import error_fields
 from regraft.errors import FencedError, InvalidInputError
+from regraft.holdings import Holding, held
 from regraft.jobstore import UNREACHABLE, Claim, Leases, Outcome
 from regraft.lines import Invite
 from regraft.logs import bound
-from regraft.processes import kill_marked, kill_orphans
+from regraft.processes import kill_marked
 from regraft.settings import Settings
 from regraft.verdict import not_started, refused
 
@@ -45,11 +47,6 @@ class Supervisor:
     """Called when a stage has work for others as well."""
     drain: threading.Event = field(default_factory=threading.Event)
 
-    def clear_away(self) -> None:
-        """At the start of a worker: end what a supervisor that was killed may have left on this machine."""
-        if count := kill_orphans(SUPERVISOR, mark=f"REGRAFT_HOME={self.settings.home}"):
-            log.warning("ended %d processes whose supervisor is gone", count)
-
     def run(self, stage_id: str) -> None:
         """Claim and run a stage, if it is still there to be claimed."""
         if self.drain.is_set():
@@ -69,11 +66,12 @@ class Supervisor:
     def _run(self, claim: Claim, asked: float) -> None:
         log.info("%s: attempt %d starts", claim.stage_id, claim.epoch)
         try:
-            self._finish(claim, self._attempt(claim, asked))
+            with held(self.settings.home, Holding(claim.stage_id, claim.epoch, claim.worker)) as inherited:
+                self._finish(claim, self._attempt(claim, asked, inherited))
         except FencedError as error:
             log.warning("%s: attempt %d is not ours, nothing is written: %s", claim.stage_id, claim.epoch, error)
 
-    def _attempt(self, claim: Claim, claimed_at: float) -> Outcome:
+    def _attempt(self, claim: Claim, claimed_at: float, inherited: tuple[int, ...]) -> Outcome:
         try:
             check_uris(claim.spec, self.settings)  # again: a link may have been put there since the job was posted
             attempt = Attempt(
@@ -84,6 +82,7 @@ class Supervisor:
                 invite=self.invite,
                 drain=self.drain,
                 claimed_at=claimed_at,
+                inherited=inherited,
             )
         except InvalidInputError as error:
             return refused(error_fields(error))

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """An idle worker looks for ready stages in the database this often, whatever the broker does."""
     kubernetes_pod: str = ""
     """YAML file with the PodTemplateSpec of training pods: with it, a worker offers the target `kubernetes`."""
+    kubernetes_runtime: str = ""
+    """Instead of it: a TrainingRuntime of Kubeflow's Trainer, or `ClusterTrainingRuntime/<name>`."""
     kubernetes_nodes: int = Field(1, ge=1)
     """Pods that one job may have."""
     kubernetes_node_devices: int = Field(8, ge=1)

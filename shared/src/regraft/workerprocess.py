@@ -23,10 +23,12 @@ from sqlalchemy import Engine
 
 from regraft.discover import version_of
 from regraft.jobstore import UNREACHABLE, Leases, Workers
+from regraft.jobstore.losses import Losses
 from regraft.pulse import Pulse
 from regraft.queue import hand_over, invite, is_busy, register, register_assistance
 from regraft.runner import Supervisor
 from regraft.settings import Settings
+from regraft.takeover import Successor
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +58,11 @@ def serve(app: Celery, engine: Engine, settings: Settings, service: Service) -> 
     )
     register(app, supervisor.run)
     register_assistance(app, supervisor.assist)
-    supervisor.clear_away()
+    successor = Successor(Losses(engine, settings), settings)
+    successor.clear_away()
+    successor.look()
     beat = Heartbeat(Workers(engine), name, service, Pulse(settings.pulse_path))
-    poller = Poller(supervisor, service.queues, on_start=beat.start)
+    poller = Poller(supervisor, service.queues, successor=successor, on_start=beat.start)
     # Celery connects signals weakly; these two live as long as this call. The worker's own `worker_ready` would come
     # only once the broker has answered.
     begins: Callable[..., None] = lambda sender, **_: poller.start(sender)  # noqa: E731
@@ -83,12 +87,16 @@ def _arguments(name: str, settings: Settings) -> list[str]:
 
 
 class Poller:
-    """Looks for ready stages in the database while the worker is idle, from a thread of its own."""
+    """Looks after workers of this machine that were killed, and, while this one is idle, for ready stages in the
+    database; from a thread of its own."""
 
     STARTING_SECONDS = 0.2
 
-    def __init__(self, supervisor: Supervisor, queues: Sequence[str], *, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, queues: Sequence[str], *, successor: Successor, on_start: Callable[[], None]
+    ) -> None:
         self._supervisor = supervisor
+        self._successor = successor
         self._queues = queues
         self._on_start = on_start
         self._stop = threading.Event()
@@ -109,6 +117,7 @@ class Poller:
         seconds = self._supervisor.settings.poll_seconds
         # Spread, so that a fleet that was started at once does not ask at once.
         while not self._stop.wait(seconds * random.uniform(0.5, 1.5)):
+            self._successor.look()
             self._look(worker)
 
     def _look(self, worker: WorkController) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from regraft.errors import InvalidDataError, InvalidInputError
+from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs.stages import PrepareTask
 from regraft.storage import local_path
@@ -61,6 +61,40 @@ def test_two_splits_are_taken_over_value_by_value(tmp_path: Path, tokenizer_dir:
     assert (result.train_tokens, result.eval_tokens) == (10 * M - M // 2, 3 * M - M // 2)
     assert len(list((local_path(result.uri) / "train").glob("*.h5"))) == 3
     assert prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out")).cached
+    page = (local_path(result.uri) / "corpus_report.html").read_text()
+    assert "10 windows to train on and 3 held out were taken over" in page
+    assert "default-src 'none'" in page
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+
+
+def test_files_that_are_done_are_not_done_again(
+    tmp_path: Path, tokenizer_dir: Path, make_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is asked to stop at its third file leaves two, and the next one reads the rest alone."""
+    block = windows(12)
+    write(tmp_path / "flat", block)
+    asked = task(tmp_path / "flat", tokenizer_dir, tmp_path / "out", validation={"fraction": 0.1})
+    with pytest.raises(InterruptedStageError, match="goes on at this file"):
+        prepare(asked, make_recorder(lambda number: number > 2))
+    assert len(list((tmp_path / "out").glob(".work-*/train-*/data.h5"))) == 2
+    read_rows, rows = Dataset.rows, []
+    monkeypatch.setattr(Dataset, "rows", lambda self, places: (rows.append(len(places)), read_rows(self, places))[1])
+    result = prepare(asked)
+    assert rows == [3, 1]
+    np.testing.assert_array_equal(read(result.uri, "train"), block[:11])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+
+
+def test_files_that_are_changed_meanwhile_are_refused(tmp_path: Path, tokenizer_dir: Path, make_recorder: Any) -> None:
+    write(tmp_path / "flat", windows(12))
+
+    def change(number: int) -> bool:
+        os.utime(tmp_path / "flat" / "output_chunk_0_0.h5", (number, number))
+        return False
+
+    with pytest.raises(InvalidDataError, match="changed while it was read"):
+        prepare(task(tmp_path / "flat", tokenizer_dir, tmp_path / "out"), make_recorder(change))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_of_a_flat_folder_the_last_windows_are_held_out(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -127,7 +161,7 @@ def test_a_full_disk_is_an_error_before_hdf5_meets_it(
     with pytest.raises(OSError, match="No space left") as caught:
         prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
     assert caught.value.errno == errno.ENOSPC
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".json" or path.name == "labels"]
 
 
 def spoilt(change: str) -> npt.NDArray[Any]:

@@ -1,10 +1,11 @@
-"""Cleaning of lines and stories."""
+"""The rules of TRC2's cleaning, on lines and stories."""
 
 from __future__ import annotations
 
 import pytest
 
-from regraft_dataprep.clean import clean_line, clean_story, has_text
+from regraft.specs.cleaning import TRC2_RULES
+from regraft_dataprep.clean import ESCAPED, RULES, clean_lines, clean_story
 
 
 @pytest.mark.parametrize(
@@ -31,14 +32,38 @@ from regraft_dataprep.clean import clean_line, clean_story, has_text
     ],
 )
 def test_a_line_is_cleaned_as_documented(line: bytes, cleaned: bytes) -> None:
-    assert clean_line(line) == cleaned
+    assert clean_lines(line) == cleaned
+    assert clean_lines(b"%s\n%s\n\n%s" % (line, line, line)) == b"%s\n%s\n\n%s" % (cleaned, cleaned, cleaned)
 
 
-def test_a_story_is_its_cleaned_lines_without_header_and_blank_ends() -> None:
+@pytest.mark.parametrize(
+    ("first", "line", "cleaned"),
+    [
+        (0, "<</A>>", ""),
+        (1, "<A>12 x", "x"),
+        (2, "1TRC2-5 6", " 6"),
+        (3, "TRC2-[x]9", "9"),
+        (4, "[a (Click on the Zoo] b", " b"),
+        (5, "(Click on the \udcffZ) a", "(Click on the Z) a"),
+    ],
+)
+def test_no_two_neighbours_may_change_places(first: int, line: str, cleaned: str) -> None:
+    order = list(TRC2_RULES)
+    assert clean_lines(line.encode(errors=ESCAPED)).decode() == cleaned
+    order[first], order[first + 1] = order[first + 1], order[first]
+    for name in order:
+        line = RULES[name](line)
+    assert line != cleaned
+
+
+def test_rules_take_time_in_proportion_to_the_text() -> None:
+    for mark in (b"<", b"</", b"[", b"]", b"TRC2-", b"- ", b"(Click on the ", b"[x\n", b"</A", b"\r", b"\xe2"):
+        clean_lines(mark * 200_000)  # a rule that looks back, or ahead, from each mark takes minutes
+
+
+def test_a_story_is_its_cleaned_lines_without_blank_ends() -> None:
     lines = [
         b"",
-        b"<DOCNO>an-id-that-no-pass-removes</DOCNO>",
-        b"<BLOGS08DAY>day one</BLOGS08DAY>",
         b"<CONTENT>",
         b"2008-08-10 14:07:45 OIL RISES",
         b"",
@@ -46,11 +71,9 @@ def test_a_story_is_its_cleaned_lines_without_header_and_blank_ends() -> None:
         b" \t",
         b"</CONTENT>",
     ]
-    assert clean_story(lines) == "OIL RISES\n\nLONDON - Oil rose."
-    assert has_text(lines)
+    assert clean_story(b"\n".join(lines)) == "OIL RISES\n\nLONDON - Oil rose."
 
 
 @pytest.mark.parametrize("lines", [[], [b""], [b"<CONTENT>", b"2008-08-10 14:07:45 ", b" ", b"\xff", b"</CONTENT>"]])
 def test_a_story_without_text_is_empty(lines: list[bytes]) -> None:
-    assert clean_story(lines) == ""
-    assert not has_text(lines)
+    assert clean_story(b"\n".join(lines)) == ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import gzip
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regraft.errors import InvalidDataError
+from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.clean import clean_story
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources import _story, trc2
@@ -69,18 +70,15 @@ _MARKED = [
 _LINES = st.lists(st.sampled_from([*_TAGS, *_PLAIN, *_MARKED]), max_size=8)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(_LINES)
 def test_a_story_is_cleaned_as_its_lines_are(lines: list[str]) -> None:
-    """The documented cleaning, line by line, is the reference."""
-    body = "".join("\n" + line for line in lines).encode("utf-8", "surrogateescape")
-    assert _story.text_of(body) == clean_story(body.split(b"\n"))
-
-
-def test_the_comparison_with_the_reference_notices_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_story, "_STAMPS", re.compile(rb"\n[-0-9 ]+"))
-    body = b"\n14:07 Head"
-    assert _story.text_of(body) != clean_story(body.split(b"\n"))
+    """But for the lines of its id and its day, which go as a whole."""
+    encoded = [line.encode("utf-8", "surrogateescape") for line in lines]
+    body = b"".join(b"\n" + line for line in encoded)
+    kept = [line for line in encoded if not line.startswith((b"<DOCNO>", b"<BLOGS08DAY>"))]
+    assert _story.text_of(body) == clean_story(b"\n".join(kept))
+    assert _story.text_of(body, raw=True).encode("utf-8", "surrogateescape") == b"\n".join(kept)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +131,53 @@ def test_broken_structure_is_refused_with_line_and_remedy(tmp_path: Path, conten
             read(source(tmp_path, content), part_bytes)
         assert (caught.value.field, caught.value.reason) == ("dataset.uri", "corpus_malformed")
         assert caught.value.remedy
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_broken_stories_are_bad_records_where_some_may_be(tmp_path: Path, packed: bool) -> None:
+    """Of a story that is never closed the next one is still read; the lines are those of the whole file."""
+    content = (
+        story(0)
+        + story(1, docno=False)
+        + story(2).replace("</DOC>\n", "")
+        + story(3).replace("</DOC>\n", "")
+        + story(4)
+        + "closed\n</DOC>\n"
+        + story(5, "no stamp").replace("TRC2-2008", "X")
+        + story(6).replace("</DOC>\n", "")
+        + story(7, docno=False)
+        + story(8)
+    )
+    path = tmp_path / ("corpus.gz" if packed else "corpus")
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    lines = content.splitlines()
+    closings = [number for number, line in enumerate(lines, start=1) if line == "</DOC>"]
+    opened = [number for number, line in enumerate(lines, start=1) if line == "<DOC>"]
+    for part_bytes in (1, 50, 10_000):
+        reader = trc2.Trc2Source(path, reading=ReadingSpec(max_bad_records=9))
+        records = [record for part in reader.parts(part_bytes=part_bytes) for record in reader.read(part)]
+        assert [one.id[-4:] if isinstance(one, Document) else (one.number, one.cause) for one in records] == [
+            "0000",
+            (opened[1], "the story has no <DOCNO>"),
+            (opened[2], "the <DOC> is never closed"),
+            (opened[3], "the <DOC> is never closed"),
+            "0004",
+            (closings[3], "the </DOC> closes a story that was not opened"),
+            (opened[5], "the story has no date, neither before its headline nor in its id b'X-08-10-0005'"),
+            (opened[6], "the <DOC> is never closed"),
+            (opened[7], "the story has no <DOCNO>"),
+            "0008",
+        ]
+    with pytest.raises(InvalidDataError, match=f"the story at line {opened[1]} has no <DOCNO>"):
+        read(trc2.Trc2Source(path))
+
+
+def test_what_concerns_the_whole_file_fails_whatever_may_be_bad(tmp_path: Path) -> None:
+    for content, said in ((story(0) + story(1)[:-8], "never closed"), ("date,headline\n" * 9, "not a TRC2 file")):
+        source(tmp_path, content)
+        reader = trc2.Trc2Source(tmp_path / "corpus", reading=ReadingSpec(max_bad_records=9))
+        with pytest.raises(InvalidDataError, match=said):
+            read(reader)
 
 
 def test_a_story_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

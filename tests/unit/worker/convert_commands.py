@@ -16,7 +16,10 @@ ASSETS = Path(__file__).parents[2] / "assets" / "modelzoo"
 State = dict[str, torch.Tensor]
 
 
-def run(*words: object, ends: int = 0) -> Result:
+def run(*words: object, ends: int = 0, asks_transformers: bool = False) -> Result:
+    """A command's end; conversions without `transformers`, which takes seconds to start, unless asked for."""
+    if words[0] == "convert" and not asks_transformers:
+        words = (*words, "--no-transformers")
     app = typer.Typer()
     for name, function in {
         "convert": cli_convert.convert,

@@ -59,6 +59,24 @@ def test_a_checkpoint_of_any_release_becomes_the_same_folder(base: Path, tmp_pat
     assert run(path.parent, tmp_path / "out").cached  # the folder stands for its one .mdl
 
 
+def test_a_rate_that_hugging_face_has_no_key_for_is_named_when_it_is_lost(tmp_path: Path) -> None:
+    path = write_cs(sample(tmp_path / "base", "gptneox"), tmp_path / "cs")
+    (yaml_file,) = path.parent.glob("*.yaml")
+    content = yaml.safe_load(yaml_file.read_text())
+    for embedding, lost in ((0.2, 1), (0.1, 0)):
+        content["model"] |= {"embedding_dropout_rate": embedding, "residual_dropout_rate": 0.1}
+        yaml_file.write_text(yaml.safe_dump(content))
+        for _ in range(2):  # also when it is there already
+            progress = Recorder()
+            folder = local_path(run(path, tmp_path / "out", progress).uri)
+            said = [event for event in progress.events if "embedding_dropout_rate 0.2 is lost" in event]
+            assert len(said) == lost
+        assert hf.load_config(folder)["hidden_dropout"] == 0.1
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert len(manifest.summary.get("lost", [])) == lost  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("form", ["flat", "trainer"])
 def test_the_config_may_be_a_complete_params_file(base: Path, tmp_path: Path, form: str) -> None:
     path = write_cs(base, tmp_path / "cs")

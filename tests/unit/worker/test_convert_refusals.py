@@ -121,6 +121,7 @@ def test_a_model_without_its_head_is_refused_as_such(tmp_path: Path, kind: str) 
     with pytest.raises(InvalidDataError) as caught:
         run(base, tmp_path / "out")
     assert caught.value.reason == "headless_checkpoint"
+    assert "--model gpt-neox-headless" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

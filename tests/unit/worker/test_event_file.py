@@ -2,75 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
 from tiny_runs import NEOX, Recorder, task, windows, write_dataset, write_model, write_split
 
+from event_points import fields, messages, points
 from regraft.errors import InterruptedStageError, InvalidInputError
 from regraft_worker.trainer import loop
 from regraft_worker.trainer.event_file import EventFile, crc32c
 from regraft_worker.trainer.trackers import tags, trackers_for
-
-
-def _messages(path: Path) -> list[bytes]:
-    """The messages of a TFRecord file, their checksums checked."""
-    content, found = path.read_bytes(), []
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        assert struct.unpack("<I", content[8:12])[0] == _masked(content[:8])
-        message = content[12 : 12 + length]
-        assert struct.unpack("<I", content[12 + length : 16 + length])[0] == _masked(message)
-        found.append(message)
-        content = content[16 + length :]
-    return found
-
-
-def _masked(content: bytes) -> int:
-    crc = crc32c(content)
-    return ((crc >> 15) | (crc << 17) & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF
-
-
-def _fields(message: bytes) -> list[tuple[int, object]]:
-    """Number and value of each field of a protocol buffer."""
-    found, at = [], 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(message):
-        key = varint()
-        if key & 7 == 0:
-            value: object = varint()
-        elif key & 7 == 2:
-            size = varint()
-            value, at = message[at : at + size], at + size
-        else:
-            shape, size = {1: ("<d", 8), 5: ("<f", 4)}[key & 7]
-            (value,), at = struct.unpack(shape, message[at : at + size]), at + size
-        found.append((key >> 3, value))
-    return found
-
-
-def _points(folder: Path) -> dict[tuple[str, int], float]:
-    """(tag, step) to value, over all files of a folder."""
-    found = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        for message in _messages(path):
-            event = dict(_fields(message))
-            for _, value in _fields(event.get(5, b"")):  # type: ignore[arg-type]
-                point = dict(_fields(value))  # type: ignore[arg-type]
-                found[point[1].decode(), event.get(2, 0)] = point[2]  # type: ignore[attr-defined]
-    return found
 
 
 @pytest.mark.parametrize(("content", "crc"), [(b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"", 0)])
@@ -82,11 +23,11 @@ def test_a_file_holds_its_version_a_session_start_and_the_scalars(tmp_path: Path
     EventFile(tmp_path, first_step=300).scalars(301, {"train/loss": 2.5, "loss": 2.5})
 
     (path,) = tmp_path.iterdir()
-    version, start, event = [dict(_fields(message)) for message in _messages(path)]
+    version, start, event = [dict(fields(message)) for message in messages(path)]
     assert version[3] == b"brain.Event:2"
     assert (start[2], start[7]) == (300, b"\x08\x01")
     assert event[2] == 301
-    assert _points(tmp_path) == {("train/loss", 301): 2.5, ("loss", 301): 2.5}
+    assert points(tmp_path) == {("train/loss", 301): 2.5, ("loss", 301): 2.5}
 
 
 def test_a_planted_wrong_bit_is_found_by_the_reader(tmp_path: Path) -> None:
@@ -97,7 +38,7 @@ def test_a_planted_wrong_bit_is_found_by_the_reader(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(AssertionError):
-        _messages(path)
+        messages(path)
 
 
 def test_the_reader_of_tensorboard_reads_the_same(tmp_path: Path) -> None:
@@ -114,7 +55,7 @@ def test_the_reader_of_tensorboard_reads_the_same(tmp_path: Path) -> None:
     ("metric", "expected"),
     [
         ("train_loss", ("train/loss", "loss")),
-        ("train_lr", ("train/lr", "lr/0")),
+        ("train_lr", ("train/lr", "lr/0", "lr/1")),
         ("val_perplexity", ("val/perplexity", "eval/lm_perplexity")),
         ("general_bits_per_byte", ("general/bits_per_byte",)),
         ("mfu", ("train/mfu",)),
@@ -137,14 +78,20 @@ def test_a_run_that_goes_on_shows_every_number_once(tmp_path: Path) -> None:
         loop.train(asked, Recorder(stop_after=5))
     loop.train(asked, progress)
 
-    points = _points(tmp_path / "run" / "tensorboard")
+    shown = points(tmp_path / "run" / "tensorboard")
 
     losses = {step: metrics["train_loss"] for step, metrics in progress.steps if "train_loss" in metrics}
     for tag in ("train/loss", "loss"):
-        found = {step: value for (name, step), value in points.items() if name == tag}
+        found = {step: value for (name, step), value in shown.items() if name == tag}
         assert found == pytest.approx(losses)
-    assert sorted(step for name, step in points if name == "more/loss") == [0, 4, 8, 12]
-    assert {name for name, _ in points} >= {"train/tokens_per_second", "train/data_wait_share", "eval/accuracy"}
+    assert sorted(step for name, step in shown if name == "more/loss") == [0, 4, 8, 12]
+    assert {name for name, _ in shown} >= {"train/tokens_per_second", "train/data_wait_share", "eval/accuracy"}
+    assert sorted(step for name, step in shown if name == "val/seconds") == [0, 4, 8, 12]
+    rates = ("local_samples_per_sec", "avg_samples_per_sec", "avg_steps_per_sec")
+    for name in (*rates, "lr/0", "lr/1"):
+        assert sorted(step for tag, step in shown if tag == name) == sorted(losses)
+    assert all(shown[name, 12] > 0 for name in rates)
+    assert shown["avg_samples_per_sec", 12] == pytest.approx(4 * shown["avg_steps_per_sec", 12])
 
 
 @pytest.mark.parametrize(("variable", "package"), [("WANDB_PROJECT", "wandb"), ("MLFLOW_TRACKING_URI", "mlflow")])

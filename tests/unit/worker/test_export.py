@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from convert_samples import Recorder, assert_same, published, tensors_of
 from convert_samples import run as run_convert
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from regraft.errors import ConflictError, InterruptedStageError, InvalidDataError, InvalidInputError
@@ -29,6 +32,7 @@ from regraft_worker.conversion.model_card import model_card
 from regraft_worker.sample import write_sample_checkpoint
 
 ASSETS = Path(__file__).parents[2] / "assets" / "modelzoo"
+HEADS = ("lm_head.", "embed_out.")
 PROVENANCE: dict[str, object] = {
     "name": "gptj-trc2",
     "base_model": "EleutherAI/gpt-j-6b",
@@ -100,6 +104,46 @@ def test_the_hugging_face_export_is_the_model_without_its_training_state(trained
     ]
     assert_same(load_file(folder / "model.safetensors"), load_file(trained / "model.safetensors"))
     assert file_sha256(folder / "tokenizer.json") == file_sha256(trained / "tokenizer.json")
+
+
+def test_a_headless_export_is_the_bare_model_and_another_export(trained: Path, tmp_path: Path) -> None:
+    folder = local_path(run(trained, tmp_path / "out", "hf", "cs-1.8", headless=True).artifacts["hf"])
+    whole = load_file(trained / "model.safetensors")
+    bare = {name.partition(".")[2]: tensor for name, tensor in whole.items() if not name.startswith(HEADS)}
+    assert_same(load_file(folder / "model.safetensors"), bare)
+    config = hf.load_config(folder)
+    assert config["architectures"] == [{"gptj": "GPTJModel", "gpt_neox": "GPTNeoXModel"}[str(config["model_type"])]]
+    assert "model = AutoModel.from_pretrained(folder)" in (folder / "README.md").read_text()
+    model, found = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values())
+    full = AutoModelForCausalLM.from_pretrained(trained)
+    ids = torch.arange(16)[None]
+    with torch.no_grad():
+        expected = full(ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.equal(model(ids).last_hidden_state, expected)
+    cs_state = torch.load(tmp_path / "out" / "cs-1.8" / "pytorch_model_to_cs-1.8.mdl")["model"]
+    assert "lm_head.weight" in cs_state  # as every .mdl
+    with pytest.raises(ConflictError):
+        run(trained, tmp_path / "out", "hf")
+
+
+def test_a_headless_export_with_one_other_bit_is_not_published(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = hf.write_checkpoint
+
+    def flipped(folder: Path, *words: Any, **named: Any) -> dict[str, str]:
+        written = real(folder, *words, **named)
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-4] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+        return written
+
+    monkeypatch.setattr(hf, "write_checkpoint", flipped)
+    with pytest.raises(InvalidDataError) as caught:
+        run(trained, tmp_path / "out", "hf", headless=True)
+    assert caught.value.reason == "conversion_not_exact"
+    assert published(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name != "hf"])

@@ -4,54 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
+from cluster_stages import LONG, POD, on_cluster, runtime, stage
 from tiny_runs import contents, task, write_dataset, write_model
 
+import trainer_double
 from helpers import eventually
 from kubernetes_double import TOKEN, Double, kubernetes_double
 from regraft.child import LEAVE
 from regraft.errors import InvalidInputError
+from regraft.ports import NullProgress
 from regraft.specs import TargetSpec
 from regraft.storage import Mirror, publish
 from regraft_worker import launch
-from regraft_worker.kubernetes import objects
+from regraft_worker.kubernetes import objects, trainjob
+from regraft_worker.kubernetes.objects import Run
 from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.output import MARK
+from regraft_worker.kubernetes.run import HungError, run
 from regraft_worker.trainer.folders import steps_in
 from regraft_worker.trainer.targets import kubernetes
 from s3_server import s3_server
 
-POD = {
-    "metadata": {"labels": {"team": "news"}},
-    "spec": {
-        "nodeSelector": {"gpu": "h100"},
-        "containers": [
-            {
-                "name": "regraft",
-                "image": "registry.example.com/regraft-worker:1",
-                "command": [sys.executable, "-m", "regraft_worker.kubernetes.pod"],
-                "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
-                "resources": {"limits": {"nvidia.com/gpu": 8}},
-            }
-        ],
-    },
-}
-LONG: dict[str, Any] = {
-    "max_steps": 100_000,
-    "schedule": [{"constant": {"value": 1e-3}}],
-    "evaluate": {"every_steps": None},
-    "checkpoint": {"every_steps": 50, "keep_last": 2},
-}
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 
 
 @pytest.fixture(scope="module")
@@ -75,67 +61,6 @@ def cluster(tmp_path: Path, template: Path) -> Iterator[tuple[Double, dict[str, 
     with kubernetes_double(tmp_path / "cluster") as (double, environment):
         own = {"POD": str(template), "DEVICE": "cpu", "NODE_DEVICES": "1", "NODES": "2"}
         yield double, {**environment, **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()}}
-
-
-class Stage:
-    """A stage process, as a supervisor starts it."""
-
-    def __init__(self, given: str, environment: dict[str, str], *, epoch: int) -> None:
-        marks = {"REGRAFT_ATTEMPT": f"job-1.train:{epoch}:0:0", "REGRAFT_EPOCH": str(epoch)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "regraft_worker.stage", "train"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment, **marks},
-        )
-        assert self.process.stdin is not None
-        self.process.stdin.write(given + "\n")
-        self.process.stdin.flush()
-        self.lines: list[dict[str, Any]] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            self.lines.extend(json.loads(line) for line in lines)
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["type"] == kind]
-
-    def await_lines(self, kind: str, count: int = 1) -> None:
-        def enough() -> bool:
-            assert self.process.poll() is None or len(self.of(kind)) >= count, self.lines
-            return len(self.of(kind)) >= count
-
-        eventually(enough, seconds=90, what=f"{count} lines of {kind}")
-
-    def ended(self) -> dict[str, Any]:
-        self.process.wait(90)
-        self._reader.join()
-        return self.lines[-1]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-
-@contextmanager
-def stage(given: str, environment: dict[str, str], *, epoch: int = 1) -> Iterator[Stage]:
-    started = Stage(given, environment, epoch=epoch)
-    try:
-        yield started
-    finally:
-        started.close()
-
-
-def on_cluster(inputs: Path, output: str, *, devices: int = 1, **options: Any) -> str:
-    given = task(inputs, Path("/nowhere"), **options).model_dump(mode="json", by_alias=True)
-    return json.dumps({**given, "output_uri": output, "target": {"kind": "kubernetes", "devices": devices}})
 
 
 def test_two_pods_that_share_no_disk_lose_a_node_and_end_with_the_bits_of_two_processes_here(
@@ -183,15 +108,18 @@ def test_two_pods_that_share_no_disk_lose_a_node_and_end_with_the_bits_of_two_pr
     services = [made for made in double.created if made["kind"] == "Service"]
     assert [made["spec"]["clusterIP"] for made in services] == ["None", "None"]
     assert set(double.services) == {"job-1-train-2"}, "the first one went with its Job"
-    allowed = {(rule["verb"], rule["resource"]) for rule in documented_rights()}
+    check_requests(double, documented_rights())
+
+
+def check_requests(double: Double, rights: list[dict[str, str]]) -> None:
+    allowed = {(rule["verb"], rule["resource"]) for rule in rights}
     verbs = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
     assert {(verbs[verb], kind) for verb, kind in double.requests} <= allowed
 
 
-def documented_rights() -> list[dict[str, str]]:
-    """The table of docs/kubernetes.md."""
-    text = (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text()
-    rules = yaml.safe_load(text.split("```yaml\nrules:")[1].split("```")[0])
+def documented_rights(of: int = 0) -> list[dict[str, str]]:
+    """A table of docs/kubernetes.md: of Jobs, or 1, of TrainJobs."""
+    rules = yaml.safe_load(DOCUMENTATION.read_text().split("```yaml\nrules:")[1 + of].split("```")[0])
     pairs = [(verb, one) for rule in rules for one in rule["resources"] for verb in rule["verbs"]]
     return [{"verb": verb, "resource": one} for verb, one in pairs]
 
@@ -252,6 +180,56 @@ def test_a_job_waits_in_its_queue_and_an_api_server_that_is_away_is_borne(
     assert {line["step"] for line in one.of("step")} == set(range(1, 401))
 
 
+def test_a_pod_that_hangs_is_ended_and_a_server_that_is_away_is_no_silence(
+    cluster: tuple[Double, dict[str, str]], template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double, environment = cluster
+    hangs = yaml.safe_load(template.read_text())
+    hangs["spec"]["containers"][0]["command"] = ["sh", "-c", f'echo \'{MARK}{{"type": "alive"}}\'; exec sleep 60']
+    template.write_text(yaml.safe_dump(hangs))
+    for name, value in {**environment, "REGRAFT_HANG_SECONDS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run, "train", "{}", devices=1, progress=NullProgress(), options=Options.of(os.environ))
+        eventually(lambda: double.pods, what="the pod")
+        double.out_of_order = True
+        time.sleep(3)  # longer than a pod may be silent
+        assert not ended.done()
+        double.out_of_order = False
+        with pytest.raises(HungError) as caught:
+            ended.result(60)
+    assert (caught.value.reason, caught.value.reason_class) == ("no_progress", "infrastructure")
+    assert double.jobs == {}
+
+
+def test_where_there_is_a_runtime_a_stage_becomes_a_train_job(
+    inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
+) -> None:
+    double, environment = cluster
+    double.runtime = runtime()
+    environment |= {"REGRAFT_KUBERNETES_POD": "", "REGRAFT_KUBERNETES_RUNTIME": "ClusterTrainingRuntime/regraft"}
+    environment["REGRAFT_KUBERNETES_QUEUE"] = "team-a"
+    given = on_cluster(inputs, str(tmp_path / "run"), **LONG)
+    with stage(given, environment, epoch=1) as killed:
+        eventually(lambda: double.jobs, what="the TrainJob")
+        assert double.pods == {}, "it is suspended until its queue has room"
+        double.admit()
+        killed.await_lines("step", 5)
+    with stage(given, environment, epoch=2) as stopped:
+        stopped.await_lines("step", 5)
+        assert "is taken over" in stopped.of("event")[0]["message"]
+        stopped.process.send_signal(signal.SIGTERM)
+        assert stopped.ended()["type"] == "stopped"
+    assert double.jobs == {}
+    (made,) = double.created
+    spec, told = made["spec"], {one["name"]: one["value"] for one in made["spec"]["trainer"]["env"]}
+    assert (made["kind"], made["metadata"]["labels"][objects.QUEUE], spec["suspend"]) == ("TrainJob", "team-a", True)
+    assert spec["runtimeRef"]["kind"] == "ClusterTrainingRuntime"
+    assert told["REGRAFT_MASTER"] == "job-1-train-1-node-0-0.job-1-train-1"
+    assert not any(name.startswith("REGRAFT_CACHE") for name in told), "the runtime's own would be hidden"
+    check_requests(double, documented_rights(1))
+
+
 def test_what_is_wrong_is_said_in_the_words_of_the_core(
     inputs: Path, cluster: tuple[Double, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -279,6 +257,29 @@ def test_what_does_not_fit_the_schemas_and_who_may_not_is_refused(
     assert double.created == []
 
 
+@pytest.mark.parametrize("planted", ["", "toleration"])
+def test_the_documented_template_and_runtime_make_valid_jobs(tmp_path: Path, planted: str) -> None:
+    blocks = re.findall("```yaml\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    (template,) = (block for block in blocks if block.startswith("# the template"))
+    (trainer,) = (block for block in blocks if "kind: TrainingRuntime" in block)
+    path = tmp_path / "pod.yaml"
+    path.write_text(template.replace("tolerations", planted) if planted else template)
+    asked = Run(stage="train", stage_id="job-1.train", epoch=1, task="{}", nodes=2, devices=8, environment={})
+    made = objects.job(asked, Options(pod=path))
+    if planted:
+        with pytest.raises(kubernetes_validate.ValidationError, match=planted):
+            kubernetes_validate.validate(made, "1.31", strict=True)
+        return
+    kubernetes_validate.validate(made, "1.31", strict=True)
+    whole = trainjob.train_job(asked, Options(runtime="regraft"))
+    jsonschema.validate(whole, trainer_double.SCHEMA)
+    whole["metadata"]["uid"] = "1"
+    (step,) = yaml.safe_load(trainer)["spec"]["template"]["spec"]["replicatedJobs"]
+    made = trainer_double.child(whole, step["template"]["spec"]["template"])
+    kubernetes_validate.validate(made, "1.31", strict=True)
+    assert {"name": "REGRAFT_NODES", "value": "2"} in made["spec"]["template"]["spec"]["containers"][0]["env"]
+
+
 def test_a_worker_offers_what_its_operator_has_set(
     cluster: tuple[Double, dict[str, str]], template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +293,15 @@ def test_a_worker_offers_what_its_operator_has_set(
         with pytest.raises(InvalidInputError, match=message) as caught:
             options.nodes_for(count)
         assert caught.value.field == "target.devices"
+    monkeypatch.setenv("REGRAFT_KUBERNETES_RUNTIME", "regraft")
+    assert "REGRAFT_KUBERNETES_POD is set as well" in str(kubernetes.available()["why"])
+    monkeypatch.setenv("REGRAFT_KUBERNETES_POD", "")
+    assert kubernetes.available()["devices"] == 16
+    for wrong in ("PyTorchJob/regraft", "TrainingRuntime/"):
+        monkeypatch.setenv("REGRAFT_KUBERNETES_RUNTIME", wrong)
+        assert wrong in str(kubernetes.available()["why"])
+    monkeypatch.delenv("REGRAFT_KUBERNETES_RUNTIME")
+    monkeypatch.setenv("REGRAFT_KUBERNETES_POD", str(template))
     template.write_text("spec: {containers: [{name: other, image: x}]}")
     assert "container `regraft`" in str(kubernetes.available()["why"])
     monkeypatch.setenv("REGRAFT_STORAGE_URI", "s3://x/y")

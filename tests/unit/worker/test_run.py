@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from convert_commands import convert
 
 from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.specs import TargetSpec, TrainingSpec, TrainTask
@@ -345,10 +346,14 @@ def test_neox_goes_through_its_own_checkpoints(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(found))
     base = str(ASSETS / "hf_ckpt" / "neox_par")
-    run(tmp_path / "whole", params, max_steps=4, checkpoint_path=base)
+    told = run(tmp_path / "whole", params, max_steps=4, checkpoint_path=base)
     run(tmp_path / "halves", params, max_steps=2, checkpoint_path=base)
     run(tmp_path / "halves", params, max_steps=4)
     assert_equal(tmp_path / "whole" / "checkpoint_4.mdl", tmp_path / "halves" / "checkpoint_4.mdl")
+    # The checkpoint that the converter makes of it, whose digests are those recorded of the Model Zoo's, is its twin.
+    twin = convert(Path(base), "hf", "cs-2.9", tmp_path / "converted")
+    assert run(tmp_path / "twin", params, max_steps=4, checkpoint_path=str(twin)).losses() == told.losses()
+    assert_equal(tmp_path / "whole" / "checkpoint_4.mdl", tmp_path / "twin" / "checkpoint_4.mdl")
 
 
 def test_not_strictly_what_is_missing_is_drawn(tmp_path: Path) -> None:

@@ -243,7 +243,8 @@ def test_what_transformers_cannot_be_asked_is_said(tmp_path: Path, monkeypatch: 
     output = output_for(base)
     assert "no Hugging Face folder" in str(ask(None, output)["not_compared"])
     assert str(ask(base, output, parameters=10**12)["not_compared"]).startswith("the model needs 8000000000000 bytes")
-    assert "are allowed" in str(ask(base, output, share=0.0)["not_compared"])
+    assert "are allowed" in str(ask(base, output, share=1e-15)["not_compared"])
+    assert ask(base, output, share=0.0) == {"not_compared": "it was left out on request"}
     (base / "model.safetensors").write_bytes(b"none")
     assert "transformers ended with status 1" in str(ask(base, output)["not_compared"])
 

@@ -123,10 +123,11 @@ def test_of_other_tokenizers_bytes_are_not_known(content: str | None, tmp_path: 
     assert token_bytes(tmp_path, VOCAB) is None
 
 
-def test_a_run_ends_early_and_stays_ended(inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["val_loss", "general_loss"])
+def test_a_run_ends_early_and_stays_ended(inputs: Path, tmp_path: Path, metric: str) -> None:
     options = {
         "evaluate": _evaluation(inputs, every_steps=1),
-        "early_stopping": {"metric": "general_loss", "patience": 2, "min_delta": 10.0},
+        "early_stopping": {"metric": metric, "patience": 2, "min_delta": 10.0},
         "checkpoint": {"every_steps": 5},
     }
     progress = Recorder()
@@ -134,7 +135,7 @@ def test_a_run_ends_early_and_stays_ended(inputs: Path, tmp_path: Path) -> None:
 
     assert result.step == 3  # the first is the best so far, the two after it are no better by 10
     assert result.stopped_early == read_state(step_folder(tmp_path, 3)).stopped_early
-    assert any("stopping early at step 3: general_loss" in text for _, text in progress.events)
+    assert any(f"stopping early at step 3: {metric}" in text for _, text in progress.events)
     again = Recorder()
     assert loop.train(task(inputs, tmp_path, **options), again) == result
     # With more patience it goes on.

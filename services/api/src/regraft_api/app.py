@@ -21,6 +21,7 @@ from regraft_api.artifacts import Artifacts
 from regraft_api.dependencies import Context
 from regraft_api.door import Door, KeyRing
 from regraft_api.hub import Hub
+from regraft_api.looks import Look
 from regraft_api.nudge import Nudge
 from regraft_api.openapi import describe
 from regraft_api.prometheus import Deployment
@@ -43,7 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
     engine = make_engine(settings, pool_size=POOL, lock_seconds=LOCK_SECONDS)
     ring = KeyRing(Keys(engine))
     hub = Hub(engine, settings.database_url, on_keys=ring.listening)
-    nudge = Nudge(engine)
+    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
+    nudge = Nudge(engine, broker)
     registry = CollectorRegistry()
     workers = Workers(engine, remember_seconds=WORKERS_SECONDS)
     registry.register(Deployment(engine, workers, hub))
@@ -68,8 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    broker, artifacts = Broker(make_celery(settings)), Artifacts(settings)
-    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts)
+    storage = Look(artifacts.look)
+    app.state.context = Context(settings, engine, workers, broker, hub, nudge, registry, artifacts, storage)
     problems.install(app)
     for module in ROUTES:
         app.include_router(module.router)

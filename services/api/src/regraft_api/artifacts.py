@@ -27,7 +27,27 @@ class Artifacts:
 
     def __init__(self, settings: Settings) -> None:
         self._root = settings.storage_root
+        self._may_be_missing = not settings.storage_uri
         self._depot = Depot(self._root, notes=settings.cache_folder / ".uploads") if is_remote(self._root) else None
+
+    def look(self) -> None:
+        """Nothing, if the storage answers; of a folder that no artifact has made yet the one above it must be there,
+        unless it is the default, all of which is made when it is needed.
+
+        Raises:
+            OSError: the folder cannot be read.
+            StorageFailedError: nor can the bucket.
+        """
+        if self._depot is not None:
+            self._depot.bucket.look()
+            return
+        folder = local_path(self._root)
+        if not folder.exists():
+            if self._may_be_missing:
+                return
+            folder = folder.parent
+        with os.scandir(folder) as entries:
+            next(entries, None)
 
     def manifest(self, uri: str) -> Manifest | None:
         """What an artifact consists of; None: it cannot be reached from here."""

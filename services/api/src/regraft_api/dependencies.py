@@ -15,6 +15,7 @@ from regraft.queue import Broker
 from regraft.settings import Settings
 from regraft_api.artifacts import Artifacts
 from regraft_api.hub import Hub
+from regraft_api.looks import Look
 from regraft_api.nudge import Nudge
 
 
@@ -30,6 +31,7 @@ class Context:
     nudge: Nudge
     registry: CollectorRegistry
     artifacts: Artifacts
+    storage: Look
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ JobId = Annotated[
 Limit = Annotated[int, Query(ge=1, le=100, description="Items in a page")]
 After = Annotated[
     str | None, Query(max_length=200, pattern=PLAIN, description="Start after the item with this id: a page's last_id")
+]
+AfterName = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=500,
+        pattern="^[^\x00]+$",
+        description="Start after this id, in the order of characters",
+    ),
 ]
 Before = Annotated[
     str | None, Query(max_length=200, pattern=PLAIN, description="End before the item with this id: a page's first_id")

@@ -21,7 +21,7 @@ SCHEME = "key"
 COMMON = {
     "401": "No valid key was sent",
     "403": "The key's scope does not allow this",
-    "503": "The database is away; nothing was changed",
+    "503": "The database is away; the request may have been carried out all the same",
 }
 WITH_BODY = {"400": "The body cannot be read", "413": "The body is too large"}
 INVALID = "The request is refused; each fault names its place, value and remedy"

@@ -115,8 +115,11 @@ async def _unavailable(request: Request, error: Exception) -> JSONResponse:
 
 
 def unavailable(path: str) -> JSONResponse:
-    """The database is away."""
-    detail = "The database does not answer; nothing was changed. Try again in a moment."
+    """The database is away, or its answer was lost: then nobody here knows whether the request was carried out."""
+    detail = (
+        "The database does not answer; what was asked for may have been done all the same. Ask again in a moment, for "
+        "a new job with the same Idempotency-Key."
+    )
     return problem(503, "unavailable", "Not available", detail=detail, instance=path, headers={"Retry-After": "5"})
 
 

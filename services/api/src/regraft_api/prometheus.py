@@ -89,10 +89,10 @@ class Deployment(Collector):
         counts: dict[tuple[str, ...], float] = {}
         for worker in self._workers.alive():
             counts[(worker.service,)] = counts.get((worker.service,), 0) + 1
-        yield _gauge("regraft_workers", "Workers heard of within a minute.", ("service",), list(counts.items()))
+        yield _gauge("regraft_workers", "Workers heard of within a minute.", ("role",), list(counts.items()))
         with self._engine.connect() as connection:
             paces = [((row.job_id,), row.pace) for row in connection.execute(_PACE)]
-        yield _gauge("regraft_training_tokens_per_second", "Pace of each running training.", ("job",), paces)
+        yield _gauge("regraft_training_tokens_per_second", "Pace of each running training.", ("job_id",), paces)
         yield GaugeMetricFamily("regraft_event_watchers", "Clients that watch events here.", value=self._hub.watchers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -244,6 +244,12 @@ class Page(View, Generic[Item]):
         """A page of items that have an `id`."""
         first, last = (items[0].id, items[-1].id) if items else (None, None)
         return cls(data=list(items), has_more=more, first_id=first, last_id=last)
+
+
+def cut(ids: Iterable[str], *, after: str | None, limit: int) -> tuple[list[str], bool]:
+    """The page of `ids`, sorted, that begins after `after`, and whether there are more; for lists all at hand."""
+    left = sorted(key for key in ids if after is None or key > after)
+    return left[:limit], len(left) > limit
 
 
 class Health(View):

@@ -5,7 +5,9 @@ windows are held out; or two, the second as `dataset.validation.uri`. Ids must b
 masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and labels the inputs shifted by one: other labels
 would train, and train nonsense.
 
-The trade-off: everything is copied, so that what happens to the original later does not matter. Not for documents.
+A file that is checked and copied is a unit in the work folder, as in a preparation, and is not done again by a run that
+goes on. The trade-off: everything is copied, so that what happens to the original later does not matter. Not for
+documents.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from regraft.specs.dataset import DatasetSpec, PackingSpec
 from regraft.storage import Draft, local_path, publish
 from regraft_dataprep.given import Given
 from regraft_dataprep.report import implied_epochs, write_json
+from regraft_dataprep.report_adopted import adoption_page
 from regraft_dataprep.shards import check_space
+from regraft_dataprep.work import WorkFolder, link, work_folder
 
 SOURCE = "hdf5"
 ADOPT_VERSION = 2
@@ -35,6 +39,7 @@ ADOPT_VERSION = 2
 
 _EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
 _BLOCK_BYTES = 16 * 2**20
+_DATA, _LABELS_OF_FILE = "data.h5", "labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Adoption:
 
     def __init__(self, given: Given) -> None:
         self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
-        self.inventory, self.encoder = given.inventory, given.encoder
+        self.inventory, self.encoder, self.corpus = given.inventory, given.encoder, given.corpus
         _check_options(self.spec)
         self.splits = _splits(self.spec)
         self.address = self._address()
@@ -73,13 +78,23 @@ class Adoption:
         """All of it, up to the published dataset.
 
         Raises:
-            InvalidDataError: a window is not what it should be.
-            InterruptedStageError: asked to stop; nothing is left behind.
-        OSError: ENOSPC, no space is left.
+            InvalidDataError: a window is not what it should be, or the files were changed meanwhile.
+            InterruptedStageError: asked to stop; the files that are done are kept.
+            OSError: ENOSPC, no space is left; the files that are done are kept.
         """
+        work = WorkFolder(work_folder(folder))
+        work.clear()
+        try:
+            labels = {name: self._make_split(work, name, split) for name, split in self.splits.items()}
+            self.corpus.check_unchanged()
+        except InvalidDataError:
+            work.remove()  # nobody will ask for these files again under this name
+            raise
         with publish(folder, kind="dataset") as draft:
-            labels = {name: self._write_split(draft.folder / name, split) for name, split in self.splits.items()}
+            for name in self.splits:
+                self._publish_split(draft.folder / name, work, name, labels[name])
             self._describe(draft, labels)
+        work.remove()
 
     def _address(self) -> str:
         """The name of the dataset: a hash of all that determines its bytes."""
@@ -97,10 +112,12 @@ class Adoption:
             "source": SOURCE,
             "source_sha256": self.inventory.sha256,
             "source_bytes": self.inventory.bytes,
+            "source_files": self.inventory.files,
             "epochs": implied_epochs(self.task.planned_windows, len(self.splits["train"])),
             "splits": {name: self._facts(split, labels[name]) for name, split in self.splits.items()},
         }
         write_json(draft.folder / "corpus_report.json", report)
+        (draft.folder / "corpus_report.html").write_text(adoption_page(report), encoding="utf-8")
         draft.parents = {"corpus": self.inventory.sha256, "tokenizer": self.encoder.digest}
         draft.made_by = self.task.model_dump(mode="json")
         draft.summary = {
@@ -115,15 +132,28 @@ class Adoption:
         padding = 1 - labels / (len(split) * self.spec.max_sequence_length)
         return {"examples": len(split), "loss_tokens": labels, "padding_share": round(padding, 6)}
 
-    def _write_split(self, folder: Path, split: _Split) -> int:
+    def _make_split(self, work: WorkFolder, name: str, split: _Split) -> int:
+        """All files of a split that are not there yet; the labels of all of them that count."""
+        return sum(self._make_file(work, unit, split, *part) for unit, part in self._files(name).items())
+
+    def _files(self, name: str) -> dict[str, tuple[int, int]]:
+        """The units of a split, and which windows each has."""
+        split, step = self.splits[name], self.spec.examples_per_file
+        parts = [(first, min(first + step, split.last)) for first in range(split.first, split.last, step)]
+        return {f"{name}-{number:06d}": part for number, part in enumerate(parts)}
+
+    def _make_file(self, work: WorkFolder, unit: str, split: _Split, first: int, last: int) -> int:
+        if not work.is_done(unit):
+            with work.make(unit) as folder:
+                labels = self._write_file(folder / _DATA, split, first, last)
+                (folder / _LABELS_OF_FILE).write_text(str(labels))
+        return int((work.folder(unit) / _LABELS_OF_FILE).read_text())
+
+    def _publish_split(self, folder: Path, work: WorkFolder, name: str, labels: int) -> None:
         folder.mkdir()
-        step = self.spec.examples_per_file
-        labels = 0
-        for number, first in enumerate(range(split.first, split.last, step)):
-            path = folder / f"examples_{number}_0.h5"
-            labels += self._write_file(path, split, first, min(first + step, split.last))
-        write_json(folder / "data_params.json", self._data_params(split, labels))
-        return labels
+        for number, unit in enumerate(self._files(name)):
+            link(work.folder(unit) / _DATA, folder / f"examples_{number}_0.h5")
+        write_json(folder / "data_params.json", self._data_params(self.splits[name], labels))
 
     def _data_params(self, split: _Split, labels: int) -> dict[str, Any]:
         ids = {"eos_id": self.encoder.eos_id, **split.special_ids}
@@ -152,7 +182,7 @@ class Adoption:
         step = max(1, _BLOCK_BYTES // (size * per_chunk)) * per_chunk
         for start in range(first, last, step):
             if self.progress.should_stop():
-                raise InterruptedStageError("data preparation was asked to stop; it starts anew when it is resumed")
+                raise InterruptedStageError("data preparation was asked to stop; it goes on at this file")
             block = split.dataset.rows(np.arange(start, min(start + step, last)))
             if split.inverted:
                 block[:, MASK] = 1 - block[:, MASK]
@@ -206,7 +236,8 @@ def _splits(spec: DatasetSpec) -> dict[str, _Split]:
             value=count,
             remedy="Use the order 'chronological', or name files to hold out with dataset.validation.uri.",
         )
-    held_out = min(max(round(spec.validation.fraction * count), 1), count - 1)
+    rounded = int if spec.validation.order == "last" else round
+    held_out = min(max(rounded(spec.validation.fraction * count), 1), count - 1)
     return {
         "train": replace(given, last=count - held_out),
         "eval": replace(given, first=count - held_out),

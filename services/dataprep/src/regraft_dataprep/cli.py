@@ -31,13 +31,16 @@ def prepare(
     options: Annotated[
         Path | None, typer.Option(help="YAML file with any fields of a job's `dataset`; what is given here wins.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Defaults: 'corrected', or 'reference', the documented steps for TRC2.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Reader of the corpus; default: trc2.")] = None,
     max_sequence_length: Annotated[int | None, typer.Option(help="Tokens in a training window; default: 512.")] = None,
     validation_fraction: Annotated[
         float | None, typer.Option(help="Share of documents held out; default: 0.1.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="What is held out: 'chronological' (the latest; default) or 'hashed'.")
+        str | None, typer.Option(help="What is held out: 'chronological' (the latest; default), 'hashed' or 'last'.")
     ] = None,
     validation_uri: Annotated[
         list[str] | None, typer.Option(help="Documents to hold out, instead of a share. May be repeated.")
@@ -66,8 +69,9 @@ def prepare(
     id_key: Annotated[str | None, typer.Option(help="Column or JSON key of the document's id.")] = None,
     date_key: Annotated[str | None, typer.Option(help="Column or JSON key of an ISO 8601 date or time.")] = None,
     documents: Annotated[
-        str | None, typer.Option(help="For text: a document per 'file' (default) or per 'paragraph'.")
+        str | None, typer.Option(help="For text: a document per 'file' (default) or 'paragraph'; for trc2: 'shard'.")
     ] = None,
+    lines_per_shard: Annotated[int | None, typer.Option(help="Lines in a document of 'shard'; default: 10000.")] = None,
     max_bad_records: Annotated[
         int | None, typer.Option(help="Records that may be unreadable and are left out.")
     ] = None,
@@ -77,6 +81,7 @@ def prepare(
 ) -> None:
     """Turn a corpus into train and eval HDF5 files."""
     flags = {
+        "preset": preset,
         "uri": uri,
         "source": source,
         "tokenizer": tokenizer,
@@ -95,6 +100,7 @@ def prepare(
         "reading.id_key": id_key,
         "reading.date_key": date_key,
         "reading.documents": documents,
+        "reading.lines_per_shard": lines_per_shard,
         "reading.max_bad_records": max_bad_records,
     }
     from regraft_dataprep.resources import Resources, keep_to_one_thread

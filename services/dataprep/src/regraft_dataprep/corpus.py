@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from itertools import chain
 
+from regraft.specs.cleaning import gives_raw_texts
 from regraft.specs.dataset import DatasetSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources import open_source
@@ -17,7 +18,8 @@ class CorpusFiles:
 
     def __init__(self, spec: DatasetSpec, *, part_bytes: int = PART_BYTES) -> None:
         uris = [spec.uris, spec.validation.uris] if spec.validation.uri else [spec.uris]
-        self.sources: list[Source] = [open_source(spec.source, uri=uri, reading=spec.reading) for uri in uris]
+        raw = gives_raw_texts(spec.cleaning)
+        self.sources: list[Source] = [open_source(spec.source, uri=uri, reading=spec.reading, raw=raw) for uri in uris]
         self.stretches = [
             (source, parts) for source in self.sources for parts in _together(source, part_bytes=part_bytes)
         ]

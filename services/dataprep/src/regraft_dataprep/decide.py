@@ -10,6 +10,7 @@ them go where the first one goes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,10 @@ import numpy.typing as npt
 from regraft.errors import InvalidDataError
 from regraft.specs.cleaning import CleaningStep, NearDuplicatesStep
 from regraft.specs.dataset import ValidationSpec
-from regraft_dataprep.cleaning import DUPLICATES, name_of
+from regraft_dataprep.cleaning import DUPLICATES, changing, name_of
 from regraft_dataprep.near import Signatures, find_alike, find_leaders
 from regraft_dataprep.pieces import DOCUMENT, Documents, Piece
-from regraft_dataprep.split import chronological_split, hashed_split
+from regraft_dataprep.split import chronological_split, hashed_split, last_split
 
 TRAIN, EVAL, DROPPED = 0, 1, 255
 
@@ -139,6 +140,8 @@ def _held_out(corpus: Corpus, kept: npt.NDArray[np.bool_], validation: Validatio
     mask = np.zeros(len(kept), dtype=np.bool_)
     if validation.order == "hashed":
         mask[first] = hashed_split(corpus.column("key")[first], fraction=validation.fraction)
+    elif validation.order == "last":
+        mask[first] = last_split(int(first.sum()), fraction=validation.fraction)
     else:  # without a date the order is that of the corpus, and before all dates
         mask[first] = chronological_split(corpus.column("timestamp")[first], fraction=validation.fraction)
     return _of_first(mask, corpus.follows)
@@ -179,16 +182,23 @@ def _check_filled(sides: Sides, steps: Sequence[CleaningStep], moved: int) -> No
 
 
 def _counts(corpus: Corpus, fate: npt.NDArray[np.uint8], steps: Sequence[CleaningStep]) -> list[StepCount]:
-    """Only `fix_text` changes a text, so before it a document has the characters that were read, then those left."""
-    fixed = next((number for number, step in enumerate(steps, start=1) if step == "fix_text"), len(steps) + 1)
+    """Between two steps that change texts a document has the same characters."""
     counts = [StepCount(name_of(step)) for step in steps]
-    for own, documents in corpus.parts():
+    changes = changing(steps)
+    for piece, (own, documents) in zip(corpus.pieces, corpus.parts(), strict=True):
         first = ~corpus.follows[own]
+        sizes = _sizes(piece, documents)
         for number, count in enumerate(counts, start=1):
-            before, after = ("read" if number <= bound else "characters" for bound in (fixed, fixed - 1))
+            before, after = (sizes[bisect_left(changes, bound)] for bound in (number, number + 1))
             inside, outside = ((fate[own] == 0) | (fate[own] >= least) for least in (number, number + 1))
             count.documents_in += int((inside & first).sum())
             count.documents_out += int((outside & first).sum())
-            count.characters_in += int(documents[before][inside].sum(dtype=np.int64))
-            count.characters_out += int(documents[after][outside].sum(dtype=np.int64))
+            count.characters_in += int(before[inside].sum(dtype=np.int64))
+            count.characters_out += int(after[outside].sum(dtype=np.int64))
     return counts
+
+
+def _sizes(piece: Piece, documents: Documents) -> list[npt.NDArray[np.uint32]]:
+    """Characters of each document as they were read, and after each step that changes texts."""
+    between = [] if piece.sizes is None else list(piece.sizes[:].T)
+    return [documents["read"], *between, documents["characters"]]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from regraft_dataprep.clean import ESCAPED
 from regraft_dataprep.cleaning import Cleaned, Cleaner
 from regraft_dataprep.document import Document
 from regraft_dataprep.encoders import CheckedEncoder
@@ -60,19 +62,22 @@ class _Facts:
     examples: list[dict[str, str]] = field(default_factory=list)
     """Texts that cleaning has changed, before and after, around the first difference."""
     stray_lines: int = 0
+    sizes: int = 0
+    """Columns of sizes.bin; 0: there is none."""
 
 
 class PieceWriter:
     """Writes the files of a piece into a folder."""
 
     def __init__(self, folder: Path, *, cleaner: Cleaner, encoder: CheckedEncoder, options: PieceOptions) -> None:
-        self.facts = _Facts()
+        self.facts = _Facts(sizes=cleaner.sizes)
         self._folder, self._cleaner, self._encoder, self._options = folder, cleaner, encoder, options
         self._dtype = token_dtype(options.vocab_size)
         self._named = self._within = False
         self._files = ExitStack()
         self._ids, self._documents, self._spans = (self._open(name) for name in ("ids", "documents", "spans"))
         self._signatures = self._open("signatures") if options.with_signatures else None
+        self._sizes = self._open("sizes") if cleaner.sizes else None
         self._names = self._open("names", kind="json")
 
     def __enter__(self) -> Self:
@@ -121,7 +126,7 @@ class PieceWriter:
     def _write_batch(self, batch: list[Document]) -> None:
         cleaned = [self._clean(document) for document in batch]
         self._keep_examples(batch, cleaned)
-        raw = [one.text.encode() for one in cleaned]
+        raw = [one.text.encode(errors=ESCAPED) for one in cleaned]
         rows = np.zeros(len(batch), dtype=DOCUMENT)
         rows["read"] = [len(document.text) for document in batch]
         rows["characters"] = [len(one.text) for one in cleaned]
@@ -135,13 +140,16 @@ class PieceWriter:
         self._name(batch, rows)
         self._encode(rows, raw)
         self._documents.write(rows.data)  # `tofile` says nothing of a full disk
+        if self._sizes is not None:
+            padded = [(*one.sizes, *repeat(0, self.facts.sizes - len(one.sizes))) for one in cleaned]
+            self._sizes.write(np.array(padded, dtype="<u4").data)
         self.facts.rows += len(rows)
 
     def _clean(self, document: Document) -> Cleaned:
         cleaned = self._cleaner.clean(document.text)
         rest, self._within = self._within, document.continues
         # The last piece of a long document brings its EOS, whatever becomes of the piece.
-        return Cleaned("", 0, "") if cleaned.dropped and rest and not document.continues else cleaned
+        return Cleaned("", 0, "", cleaned.sizes) if cleaned.dropped and rest and not document.continues else cleaned
 
     def _name(self, batch: list[Document], rows: npt.NDArray[np.void]) -> None:
         for row, document in enumerate(batch):
@@ -194,7 +202,9 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _digest(cleaned: Cleaned, raw: bytes) -> bytes:
     """128 bits of the text that documents are compared by."""
-    return hashlib.sha256(raw if cleaned.compared is cleaned.text else cleaned.compared.encode()).digest()[:16]
+    return hashlib.sha256(
+        raw if cleaned.compared is cleaned.text else cleaned.compared.encode(errors=ESCAPED)
+    ).digest()[:16]
 
 
 def _seconds(document: Document) -> int:
@@ -205,4 +215,12 @@ def _example(before: str, after: str) -> dict[str, str]:
     shorter = min(len(before), len(after))
     same = next((at for at, (one, two) in enumerate(zip(before, after, strict=False)) if one != two), shorter)
     start = max(0, same - _EXAMPLE_CHARACTERS // 3)
-    return {"before": before[start : start + _EXAMPLE_CHARACTERS], "after": after[start : start + _EXAMPLE_CHARACTERS]}
+    return {
+        "before": _shown(before[start : start + _EXAMPLE_CHARACTERS]),
+        "after": after[start : start + _EXAMPLE_CHARACTERS],
+    }
+
+
+def _shown(text: str) -> str:
+    """Bytes that are no UTF-8 as the sign for such."""
+    return text.encode(errors=ESCAPED).decode(errors="replace")

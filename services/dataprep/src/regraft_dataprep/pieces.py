@@ -7,6 +7,8 @@ Files of a piece, raw and little-endian, so that any stretch of them can be read
     documents.bin   one `DOCUMENT` record each, dropped ones too (theirs have no tokens)
     spans.bin       uint64: hashes of sampled spans of 13 tokens, for the overlap between the splits
     signatures.bin  uint32 (documents, 128): MinHash of each document's token triples, when near duplicates matter
+    sizes.bin       uint32 (documents, k): characters after each of the cleaning steps that change texts, but the last
+                    of them; 0 where a step did not see the document; only when there are several such steps
     names.json      the documents' own ids, when they have any: lists of JSON, a line for each batch
     facts.json      counts
 
@@ -79,6 +81,8 @@ class Piece(NamedTuple):
     signatures: Stored | npt.NDArray[np.uint32] | None
     """Shape (documents, 128)."""
     facts: dict[str, Any]
+    sizes: Stored | npt.NDArray[np.uint32] | None = None
+    """Shape (documents, k)."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -95,12 +99,14 @@ def open_piece(folder: Path, *, vocab_size: int) -> Piece:
     facts = orjson.loads((folder / "facts.json").read_bytes())
     signed = (folder / "signatures.bin").is_file()
     signature = np.dtype(("<u4", (SIGNATURE,)))
+    sizes = np.dtype(("<u4", (facts.get("sizes", 0),)))
     return Piece(
         ids=_stored(folder / "ids.bin", token_dtype(vocab_size), facts["tokens"]),
         documents=_stored(folder / "documents.bin", DOCUMENT, facts["rows"]),
         spans=_stored(folder / "spans.bin", np.dtype("<u8"), facts["spans"]),
         signatures=_stored(folder / "signatures.bin", signature, facts["rows"]) if signed else None,
         facts=facts,
+        sizes=_stored(folder / "sizes.bin", sizes, facts["rows"]) if facts.get("sizes") else None,
     )
 
 

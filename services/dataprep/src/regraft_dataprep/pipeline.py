@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -52,7 +51,7 @@ from regraft_dataprep.requirements import check_requirements
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
 from regraft_dataprep.units import FALLBACK, LEAD, PLAN, SPLITS, Units, write_plan, write_setup
-from regraft_dataprep.work import WorkFolder
+from regraft_dataprep.work import WorkFolder, link, work_folder
 
 _MOST_HELPERS = 8
 
@@ -101,7 +100,7 @@ def _prepared(
     folder = local_path(task.output_uri, field="output_uri") / maker.address
     if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
-        shutil.rmtree(_work_path(folder), ignore_errors=True)  # of a run that was killed right after it had published
+        shutil.rmtree(work_folder(folder), ignore_errors=True)  # of a run that was killed right after it had published
         return _result(folder, task, cached=True)
     maker.make(folder)
     return _result(folder, task, cached=False)
@@ -138,7 +137,7 @@ class _Preparation:
 
     def make(self, folder: Path) -> None:
         """All of it, up to the published dataset."""
-        work = WorkFolder(_work_path(folder))
+        work = WorkFolder(work_folder(folder))
         try:
             self._make(folder, work)
         except FileNotFoundError:
@@ -211,7 +210,7 @@ class _Preparation:
             split = draft.folder / unit.rpartition("-")[0]
             split.mkdir(exist_ok=True)
             for path in gathered.units.work.folder(unit).glob("*.h5"):
-                _link(path, split / path.name)
+                link(path, split / path.name)
         from regraft_dataprep.documents import write_documents
 
         write_reports(draft.folder, gathered, report)
@@ -233,18 +232,6 @@ def _checked_encoder(task: PrepareTask) -> TextEncoder:
     encoder = load_tokenizer(task.tokenizer_uri, special_tokens=task.dataset.special_tokens)
     check_limits(limits_of(task), encoder=encoder, max_sequence_length=task.dataset.max_sequence_length)
     return encoder
-
-
-def _work_path(folder: Path) -> Path:
-    return folder.parent / f".work-{folder.name}"
-
-
-def _link(path: Path, target: Path) -> None:
-    """The file under another name; the work folder keeps it until all is published."""
-    try:
-        os.link(path, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, target)
 
 
 def _result(folder: Path, task: PrepareTask, *, cached: bool) -> PrepareResult:

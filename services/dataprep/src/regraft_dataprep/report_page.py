@@ -49,7 +49,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     """The page for a corpus report."""
     sections = {
         "Where the documents went": _fates(report),
-        "Splits": _splits(report["splits"]),
+        "Splits": splits_table(report["splits"]),
         "Document lengths": _lengths(report["splits"]),
         "Held-out text that is trained on": "".join(f"<p>{sentence}</p>" for sentence in verdict(report)),
         "Cleaning": _cleaning(report["cleaning"]),
@@ -57,13 +57,18 @@ def report_page(report: Mapping[str, Any]) -> str:
         "Languages": _languages(report["languages"]),
         "Records that could not be read": _bad_records(report),
     }
+    return page(_lead(report), _facts(report), sections)
+
+
+def page(lead: str, facts: str, sections: Mapping[str, str]) -> str:
+    """A whole page of these pieces of HTML; sections without content are left out."""
     body = "\n".join(f"<h2>{title}</h2>\n{content}" for title, content in sections.items() if content)
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         "<meta name='viewport' content='width=device-width'>"
         f"<title>Corpus report</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>Corpus report</h1>\n{_lead(report)}\n{_facts(report)}\n{body}\n</body></html>\n"
+        f"<body><h1>Corpus report</h1>\n{lead}\n{facts}\n{body}\n</body></html>\n"
     )
 
 
@@ -90,6 +95,11 @@ def _facts(report: Mapping[str, Any]) -> str:
     duplicates = {"exact": "Duplicates dropped, exact", "near": "Duplicates dropped, near"}
     rows += [(label, report["duplicates"][key]) for key, label in duplicates.items()]
     rows += [] if report["epochs"] is None else [("Epochs of the job that it was made for", report["epochs"])]
+    return facts_table(rows)
+
+
+def facts_table(rows: Iterable[Sequence[Any]]) -> str:
+    """Names and values."""
     return f"<div class='facts'>{_table(('', ''), rows)}</div>"
 
 
@@ -111,7 +121,8 @@ def _fates(report: Mapping[str, Any]) -> str:
     return _plot(horizontal_bars(bars, title="What became of the documents"))
 
 
-def _splits(splits: Mapping[str, Mapping[str, Any]]) -> str:
+def splits_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    """The splits side by side, as far as something is known of them."""
     labels = {
         "documents": "Documents",
         "characters": "Characters",
@@ -128,7 +139,7 @@ def _splits(splits: Mapping[str, Mapping[str, Any]]) -> str:
     }
     shares = {"padding_share"}
     rows = [
-        (label, *(percent(split[key]) if key in shares else split[key] for split in splits.values()))
+        (label, *(percent(split[key]) if key in shares else split.get(key) for split in splits.values()))
         for key, label in labels.items()
     ]
     return _table(("", *splits), [row for row in rows if any(value is not None for value in row[1:])], numbers=True)

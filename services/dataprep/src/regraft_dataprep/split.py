@@ -1,4 +1,4 @@
-"""Which documents are held out: the latest ones, or those that a hash chooses.
+"""Which documents are held out: the latest ones, those that a hash chooses, or the last ones.
 
 A model that is judged on later news than it was trained on is judged on what it will meet; the two parts then differ
 in topic, so a held-out loss is not comparable with that of a random split. A hash of a document's id keeps it on its
@@ -32,6 +32,15 @@ def chronological_split(timestamps: npt.NDArray[Any], *, fraction: float) -> Mas
     mask = np.zeros(count, dtype=np.bool_)
     mask[np.argsort(timestamps, kind="stable")[count - held_out :]] = True
     return mask
+
+
+def last_split(count: int, *, fraction: float) -> Mask:
+    """Which of `count` documents are held out: the last `fraction`, rounded down, as the documented split of TRC2 does.
+
+    Raises:
+        InvalidDataError: fewer than two documents.
+    """
+    return np.arange(_enough(count)) >= count - int(fraction * count)
 
 
 def hashed_split(keys: npt.NDArray[np.uint64], *, fraction: float) -> Mask:

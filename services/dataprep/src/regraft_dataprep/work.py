@@ -27,6 +27,19 @@ _CLAIMS, _CLOCK = ".claims", "clock"
 _DRAFT = ".tmp-"
 
 
+def work_folder(dataset: Path) -> Path:
+    """Where the work on a dataset lies until it is published: beside it."""
+    return dataset.parent / f".work-{dataset.name}"
+
+
+def link(path: Path, target: Path) -> None:
+    """The file under another name; the work folder keeps it until all is published."""
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, target)
+
+
 class WorkFolder:
     """`path` with its units as folders; made when it is not there."""
 

@@ -52,6 +52,9 @@ def convert(
     no_progress_bar: Annotated[bool, typer.Option("--no-progress-bar", help="Show no progress.")] = False,
     debug: _Debug = False,
     overwrite: _Overwrite = False,
+    no_transformers: Annotated[
+        bool, typer.Option("--no-transformers", help="Prove it without asking transformers, where that is installed.")
+    ] = False,
     params_out: Annotated[Path | None, typer.Option(help="Also write a complete params file here.")] = None,
     job: Annotated[Path | None, typer.Option(help="Job file that the params file is filled from.")] = None,
     data_dir: Annotated[str, typer.Option(help="Folder with train and eval, for the params file.")] = "",
@@ -59,6 +62,7 @@ def convert(
     """Convert a checkpoint and its config between Hugging Face and Cerebras formats."""
     from regraft_worker.cli_params import check_params, write_params
     from regraft_worker.conversion.formats import format_named
+    from regraft_worker.conversion.in_transformers import SHARE
     from regraft_worker.conversion.transfer import transfer
     from regraft_worker.terminal import byte_progress
 
@@ -80,6 +84,7 @@ def convert(
                 export_h5=export_h5_checkpoint,
                 progress=progress,
                 overwrite=overwrite,
+                transformers_share=0.0 if no_transformers else SHARE,
             )
         _tell(done.notes)
         typer.echo(done.proof, err=True)
@@ -133,6 +138,9 @@ def export(
     checkpoint: Annotated[Path, typer.Option(help="Hugging Face model folder, such as a training checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder that gets one folder per format.")],
     formats: Annotated[list[str], typer.Option("--format", help="hf, cs-1.7 ... cs-2.9; may be repeated.")],
+    headless: Annotated[
+        bool, typer.Option("--headless", help="The hf export without the language-model head.")
+    ] = False,
 ) -> None:
     """Export a trained checkpoint, proven by reading it back and computing with it."""
     from regraft.formats import FORMAT_NAMES
@@ -147,7 +155,7 @@ def export(
             )
     unique = tuple(dict.fromkeys(formats))
     task = ExportTask.model_validate(
-        {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir)}
+        {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir), "headless": headless}
     )
     for name, uri in run_export(task).artifacts.items():
         typer.echo(f"{name} saved to {uri}")

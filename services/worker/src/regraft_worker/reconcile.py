@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
@@ -79,14 +80,14 @@ def sweep_kubernetes(engine: Engine, cluster: Cluster) -> list[str]:
     """Delete the Jobs that no attempt will take over: their pods save and end; returns the names.
 
     A Job goes on without its worker, so that of a stage that is ready is left: the next attempt takes it over. One that
-    has ended keeps its logs for its time.
+    has ended keeps its logs for its time; Kubernetes deletes it then, but nobody deletes a TrainJob.
 
     Raises:
         ApiError, UnreachableError: the API server refuses, or does not answer.
     """
     gone = []
     for job in cluster.jobs():
-        if "deletionTimestamp" in job["metadata"] or condition(job, "Complete") or condition(job, "Failed"):
+        if "deletionTimestamp" in job["metadata"] or _is_kept(job):
             continue
         name, mark = job["metadata"]["name"], _mark_of(job["metadata"]["labels"])
         found = None if mark is None else standing_of(engine, mark.job, mark.stage)
@@ -97,6 +98,15 @@ def sweep_kubernetes(engine: Engine, cluster: Cluster) -> list[str]:
             log.warning("the Job %s of %s, attempt %d, was left over and is deleted", name, mark.job, mark.epoch)
             gone.append(name)
     return gone
+
+
+def _is_kept(job: api.Json) -> bool:
+    """Whether it has ended, and not long ago."""
+    ended = condition(job, "Complete") or condition(job, "Failed")
+    if ended is None:
+        return False
+    at = ended.get("lastTransitionTime")
+    return at is None or (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() < objects.KEPT_SECONDS
 
 
 def _mark_of(labels: Mapping[str, str]) -> Mark | None:

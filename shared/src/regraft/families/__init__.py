@@ -34,7 +34,7 @@ __all__ = [
 
 FAMILIES: tuple[Family, ...] = (gptj.FAMILY, gpt_neox.FAMILY)
 HEADLESS: tuple[Family, ...] = tuple(headless(family) for family in FAMILIES)
-"""The same without the head; only converted, never trained, so no config is detected as one."""
+"""The same without the head; only converted and exported, never trained, so no config is detected as one."""
 
 
 def family_named(name: str, *, field: str = "model") -> Family:

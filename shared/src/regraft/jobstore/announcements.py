@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from regraft.jobs import ReasonClass, StageStatus
 from regraft.jobstore.advance import advance, lock_job
 from regraft.jobstore.limits import next_to_admit
+from regraft.jobstore.notices import unhurried
 from regraft.jobstore.outcomes import Outcome, settle
 from regraft.models import Outbox, Stage, Worker
 from regraft.settings import Settings
@@ -84,6 +85,7 @@ class Announcements:
         )
         taken = update(Outbox).where(Outbox.id.in_(due)).values(available_at=func.now() + PUT_OFF)
         with self._engine.begin() as connection:
+            unhurried(connection)
             rows = connection.execute(taken.returning(Outbox.id, Outbox.queue, Outbox.stage_id, Outbox.priority))
             return sorted(rows.all(), key=lambda row: (row.priority, row.id))
 
@@ -91,6 +93,7 @@ class Announcements:
         if not sent and not due_again:
             return
         with self._engine.begin() as connection:
+            unhurried(connection)
             connection.execute(delete(Outbox).where(Outbox.id.in_(sent)))
             if due_again:
                 connection.execute(update(Outbox).where(Outbox.id.in_(due_again)).values(available_at=func.now()))

@@ -62,13 +62,23 @@ WITH held AS (
 ), message AS (
     INSERT INTO outbox (stage_id, project_id, queue, priority)
     SELECT id, project_id, queue, %(priority)s FROM stage WHERE status = 'ready'
+    RETURNING id
 )
-SELECT created_at FROM job
+SELECT created_at, ARRAY(SELECT id FROM message) FROM job
 """
 _FIND = text("""
 SELECT k.digest, k.admitted, j.id, j.created_at, j.warnings FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
 WHERE k.project_id = :project AND k.key = :key
 """)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """That a stage is ready, for whoever takes from its queue."""
+
+    queue: str
+    stage_id: str
+    priority: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +92,10 @@ class Accepted:
     admitted: bool
     """False: it waits until its project has a slot free."""
     replayed: bool
+    hints: Sequence[Hint] = ()
+    """Of the stages that are ready, if it was created just now."""
+    messages: Sequence[int] = ()
+    """The rows of the outbox that hold them."""
 
 
 def create(
@@ -192,16 +206,33 @@ def _find(connection: Connection, wanted: _Wanted) -> Accepted | None:
 
 def _insert(connection: Connection, wanted: _Wanted, row: dict[str, Any]) -> Accepted | None:
     try:  # as the driver takes it: SQLAlchemy's compiler would cost as much as the round trip
-        created_at: datetime | None = connection.exec_driver_sql(_CREATE, row).scalar()
+        made = connection.exec_driver_sql(_CREATE, row).first()
     except OperationalError as error:
         if isinstance(error.orig, LockNotAvailable):
             message = "a request with this key is still being worked on"
             raise ConflictError(message, field="Idempotency-Key", value=wanted.key, reason=IN_FLIGHT) from error
         raise
-    if created_at is None:
+    if made is None:
         return None
-    made = {"id": row["id"], "created_at": created_at, "warnings": wanted.warnings, "admitted": row["admitted"]}
-    return Accepted(**made, spec=wanted.content, replayed=False)
+    return Accepted(
+        id=row["id"],
+        created_at=made[0],
+        spec=wanted.content,
+        warnings=wanted.warnings,
+        admitted=row["admitted"],
+        replayed=False,
+        hints=_hints(wanted.spec, row),
+        messages=made[1],
+    )
+
+
+def _hints(spec: JobSpec, row: dict[str, Any]) -> list[Hint]:
+    stages = first_stages(spec, admitted=row["admitted"])
+    return [
+        Hint(stage["queue"], f"{row['id']}.{stage['name']}", row["priority"])
+        for stage in stages
+        if stage["status"] is StageStatus.READY
+    ]
 
 
 def first_stages(spec: JobSpec, *, admitted: bool) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from regraft.models import Job
+from regraft.models import Job, Outbox
 
 EVENTS = "regraft_events"
 """Channel; the payload is a job's id."""
@@ -38,6 +38,21 @@ def nudge(engine: Engine) -> None:
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(select(func.pg_notify(OUTBOX, "")))
+
+
+def unhurried(connection: Connection) -> None:
+    """Let this transaction's commit not wait for the disk.
+
+    For what is only about sending: a server that crashes may forget that something was sent, and it is sent twice.
+    """
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def sent(engine: Engine, messages: Collection[int]) -> None:
+    """Forget messages of the outbox that somebody else than a dispatcher has sent."""
+    with engine.begin() as connection:
+        unhurried(connection)
+        connection.execute(delete(Outbox).where(Outbox.id.in_(messages)))
 
 
 def watch(engine: Engine, job_ids: Collection[str]) -> None:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from regraft.specs.base import Spec
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PlainStep = Literal["fix_text", "drop_empty", "drop_duplicates"]
+DROP_INVALID: Final = "drop_invalid_utf8"
+Trc2Rule = Literal[
+    "strip_closing_tags",
+    "strip_opening_tags",
+    "strip_timestamps",
+    "strip_document_ids",
+    "strip_brackets",
+    "strip_advertisements",
+    "drop_invalid_utf8",
+]
+"""The documented cleaning of TRC2, in its order: six rules of which each removes its first match in every line, and the
+dropping of bytes that are no UTF-8. Where one of them is named, source `trc2` gives its texts as they lie in the file.
+"""
+PlainStep = Literal[Trc2Rule, "unify_newlines", "strip_blank_lines", "fix_text", "drop_empty", "drop_duplicates"]
 """Steps without options.
 
-`fix_text`: mojibake, HTML entities, curly and wide forms as ftfy mends them, normal form NFC. `drop_empty`: nothing but
-white space. `drop_duplicates`: the same text as an earlier document.
+Those of `Trc2Rule`. `unify_newlines`: carriage returns, with a newline or without, become newlines.
+`strip_blank_lines`: at either end of a document. `fix_text`: mojibake, HTML entities, curly and wide forms as ftfy
+mends them, normal form NFC. `drop_empty`: nothing but white space. `drop_duplicates`: the same text as an earlier
+document.
 """
 
 
@@ -87,7 +102,7 @@ CleaningStep = Annotated[
         _kind,
         custom_error_type="cleaning_step",
         custom_error_message=(
-            "A cleaning step is fix_text, drop_empty, drop_duplicates, or one of drop_near_duplicates, length, quality "
+            f"A cleaning step is {', '.join(get_args(PlainStep))}, or one of drop_near_duplicates, length, quality "
             "with its options"
         ),
     ),
@@ -95,3 +110,13 @@ CleaningStep = Annotated[
 
 CORRECTED: tuple[CleaningStep, ...] = ("fix_text", "drop_empty", "drop_duplicates")
 """The default: every story once, as its author wrote it."""
+
+TRC2_RULES: tuple[Trc2Rule, ...] = get_args(Trc2Rule)
+
+REFERENCE: tuple[CleaningStep, ...] = (*TRC2_RULES, "unify_newlines", "fix_text")
+"""What the documented steps for TRC2 do to a text before it is tokenised."""
+
+
+def gives_raw_texts(steps: tuple[CleaningStep, ...]) -> bool:
+    """Whether the steps clean what source `trc2` otherwise cleans by itself."""
+    return any(step in TRC2_RULES for step in steps)

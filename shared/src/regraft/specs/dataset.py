@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from regraft.specs.base import Spec
-from regraft.specs.cleaning import CORRECTED, CleaningStep, NearDuplicatesStep
+from regraft.specs.cleaning import CORRECTED, DROP_INVALID, CleaningStep, NearDuplicatesStep, gives_raw_texts
+from regraft.specs.dataset_presets import Preset, filled_in
 
 
 def _names_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -27,9 +29,10 @@ class ValidationSpec(Spec):
 
     fraction: float = Field(0.1, gt=0.0, lt=1.0)
     """Share of the documents that is held out; not used with `uri`."""
-    order: Literal["chronological", "hashed"] = "chronological"
+    order: Literal["chronological", "hashed", "last"] = "chronological"
     """`chronological`: the latest documents, of undated ones the last. `hashed`: by a hash of the document's id (of its
-    text where it has none), so that a document stays on its side when the corpus grows."""
+    text where it has none), so that a document stays on its side when the corpus grows. `last`: the last ones in the
+    order of the corpus, whatever their dates, their number rounded down."""
     uri: OneOrSeveral | None = None
     """Files of documents to hold out, in the same format; all of `dataset.uri` is then trained on."""
     near_duplicates: float | None = Field(0.8, gt=0.0, le=1.0)
@@ -92,8 +95,12 @@ class ReadingSpec(Spec):
     """Column or JSON key of the document's id. Null: documents have none."""
     date_key: Text | None = None
     """Column or JSON key of an ISO 8601 date or time. Null: undated, in file order; for csv `date`, if there is one."""
-    documents: Literal["file", "paragraph"] = "file"
-    """For text: a document per file, or per paragraph that blank lines set apart."""
+    documents: Literal["file", "paragraph", "shard"] = "file"
+    """For text: a document per file, or per paragraph that blank lines set apart. For trc2 `shard`: a document per
+    `lines_per_shard` lines of the file, wherever its stories begin and end, and the last of them is lost, as the
+    documented split of TRC2 has it; otherwise a document per story."""
+    lines_per_shard: int = Field(10_000, ge=1)
+    """Lines in one document of `documents: shard`."""
     max_bad_records: int = Field(0, ge=0)
     """Records that may be unreadable and are left out; one more fails the stage."""
 
@@ -103,10 +110,19 @@ class ReadingSpec(Spec):
         """The same reading has one spelling, and so one dataset."""
         return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
+    @model_validator(mode="after")
+    def _shards_have_lines(self) -> ReadingSpec:
+        if self.documents != "shard" and self.lines_per_shard != type(self).model_fields["lines_per_shard"].default:
+            raise ValueError("lines_per_shard is for documents: shard")
+        return self
+
 
 class DatasetSpec(Spec):
     """A corpus and how it becomes token windows."""
 
+    preset: Preset = "corrected"
+    """Named defaults for what is not given below. `corrected`: those that are shown. `reference`, for source trc2: the
+    arrays that the documented steps for TRC2 make, their losses included (docs/data-preparation.md)."""
     source: str = "trc2"
     """Reader of the corpus: the name of a file in `regraft_dataprep/sources`."""
     uri: OneOrSeveral
@@ -114,7 +130,8 @@ class DatasetSpec(Spec):
     reading: ReadingSpec = ReadingSpec()
     """How its records are read."""
     cleaning: tuple[CleaningStep, ...] = CORRECTED
-    """Steps that every document goes through, in this order; none: texts stay as the source gives them."""
+    """Steps that every document goes through, in this order; none: texts stay as the source gives them. Source trc2
+    gives cleaned stories, unless a rule of its cleaning is among the steps."""
     tokenizer: str = "checkpoint"
     """`checkpoint` (the base checkpoint's own), or a path or URI of a tokenizer directory or `tokenizer.json`."""
     special_tokens: SpecialTokens = "text"
@@ -129,6 +146,26 @@ class DatasetSpec(Spec):
     """Bounds on what the corpus turns out to be."""
     examples_per_file: int = Field(50_000, ge=1)
     """Windows in one HDF5 file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_preset(cls, raw: object) -> object:
+        return filled_in(raw) if isinstance(raw, Mapping) else raw
+
+    @model_validator(mode="after")
+    def _suits_the_source(self) -> DatasetSpec:
+        if self.preset == "reference" and self.source != "trc2":
+            raise ValueError("the preset reference is for source trc2")
+        if self.reading.documents == "shard" and (self.source != "trc2" or not gives_raw_texts(self.cleaning)):
+            raise ValueError("reading.documents: shard is for source trc2, with the rules of its cleaning as steps")
+        return self
+
+    @field_validator("cleaning")
+    @classmethod
+    def _text_in_the_end(cls, steps: tuple[CleaningStep, ...]) -> tuple[CleaningStep, ...]:
+        if gives_raw_texts(steps) and DROP_INVALID not in steps:
+            raise ValueError(f"rules for TRC2 need {DROP_INVALID} too: bytes that are no UTF-8 are no text")
+        return steps
 
     @field_validator("cleaning")
     @classmethod

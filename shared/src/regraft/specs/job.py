@@ -32,6 +32,8 @@ class OutputSpec(Spec):
     """Checkpoint formats to export: `hf`, or a Cerebras release."""
     max_shard_size: str = Field("5GB", pattern="^[1-9][0-9]{0,5}(MB|GB)$")
     """Largest weight file of the `hf` export."""
+    headless: bool = False
+    """The `hf` export without the language-model head, as `GPTJModel` or `GPTNeoXModel`: for embeddings."""
 
     @property
     def max_shard_bytes(self) -> int:
@@ -46,6 +48,12 @@ class OutputSpec(Spec):
         if len(set(formats)) != len(formats):
             raise ValueError("a format is named twice")
         return formats
+
+    @model_validator(mode="after")
+    def _headless_hugging_face(self) -> OutputSpec:
+        if self.headless and "hf" not in self.formats:
+            raise ValueError("headless is of the hf export, which is not among the formats; a .mdl always has a head")
+        return self
 
 
 class JobSpec(Spec):

@@ -20,7 +20,7 @@ SCORES = ("loss", "perplexity", "accuracy", "bits_per_byte")
 MEASURED = frozenset(
     {
         *("tokens_per_second", "mfu", "data_wait_share", "peak_memory_bytes", "reserved_memory_bytes"),
-        *("seconds_left", "checkpoint_stall_seconds"),
+        *("seconds_left", "checkpoint_stall_seconds", "evaluation_seconds"),
     }
 )
 """Metrics of the clock and the machine, which differ from one run to the next; all others repeat bit for bit."""

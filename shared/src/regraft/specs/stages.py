@@ -206,6 +206,8 @@ class ExportTask(Spec):
     formats: tuple[FormatName, ...]
     max_shard_bytes: int = Field(SHARD_BYTES, ge=1)
     """Largest weight file of the `hf` export."""
+    headless: bool = False
+    """The `hf` export without the language-model head."""
     output_uri: str
     """Folder that gets one folder per format."""
     provenance: dict[str, object] = Field(default_factory=dict)

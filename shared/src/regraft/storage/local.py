@@ -12,10 +12,10 @@ def local_path(uri: str, *, field: str = "uri") -> Path:
     """The absolute path that `uri` (a `file:` URI or a plain path) names.
 
     Raises:
-        InvalidInputError: another scheme, or a relative path in a `file:` URI.
+        InvalidInputError: another scheme, a relative path in a `file:` URI, or the home of a user whom nobody knows.
     """
     if "://" not in uri:
-        return Path(uri).expanduser().absolute()
+        return _at_home(uri, field).absolute()
     parts = urlsplit(uri)
     if parts.scheme != "file":
         raise InvalidInputError(
@@ -30,6 +30,14 @@ def local_path(uri: str, *, field: str = "uri") -> Path:
             "a file URI names no host", field=field, value=uri, remedy="Write file:///absolute/path (three slashes)."
         )
     return Path(unquote(parts.path))
+
+
+def _at_home(path: str, field: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        remedy = "Write the folder's absolute path; ./~name is one that begins with a tilde."
+        raise InvalidInputError("this user has no home here", field=field, value=path, remedy=remedy) from None
 
 
 def to_uri(path: Path) -> str:

@@ -46,6 +46,15 @@ class Bucket:
         self._client: Any = None
         self._lock = threading.Lock()
 
+    def look(self) -> None:
+        """Nothing, if the bucket is there and may be listed.
+
+        Raises:
+            StorageFailedError: it cannot be used.
+        """
+        with self._told():
+            self.client.list_objects_v2(Bucket=self.name, MaxKeys=1)
+
     def head(self, key: str) -> Stored | None:
         """Size, ETag and metadata; None when there is no such object."""
         found = self._unless_missing(lambda: self.client.head_object(Bucket=self.name, Key=key))

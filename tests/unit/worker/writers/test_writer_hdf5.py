@@ -52,16 +52,6 @@ def test_a_file_that_is_not_whole_has_no_success(tmp_path: Path) -> None:
     assert not any(seen)
 
 
-def test_lz4_is_the_model_zoos_filter_and_makes_it_smaller(tmp_path: Path) -> None:
-    zeros = lazies({"model.a": torch.zeros(2000, 100)})
-    write_hdf5_05(tmp_path / "a.mdl", zeros, compression="lz4", tick=no_tick)
-    write_hdf5_05(tmp_path / "b.mdl", zeros, tick=no_tick)
-    with h5py.File(tmp_path / "a.mdl") as file:
-        assert list(file["model.a"]._filters) == ["32004"]
-        assert not file["model.a"][()].any()
-    assert (tmp_path / "a.mdl").stat().st_size < (tmp_path / "b.mdl").stat().st_size / 50
-
-
 def test_an_alias_takes_no_space(tmp_path: Path) -> None:
     large = lazies({"model.a": torch.randn(1000, 100)})
     write_hdf5_05(tmp_path / "a.mdl", large, aliases={"model.b": "model.a"}, tick=no_tick)

@@ -18,9 +18,6 @@ WRITERS = {
     "safetensors": write_safetensors,
     "torch_zip": lambda path, tensors, **options: write_torch_zip(path, tensors, nest=flat, **options),
     "hdf5_05": lambda path, tensors, **options: write_hdf5_05(path, tensors, nest=flat, **options),
-    "hdf5_05_lz4": lambda path, tensors, **options: write_hdf5_05(
-        path, tensors, nest=flat, compression="lz4", **options
-    ),
 }
 
 

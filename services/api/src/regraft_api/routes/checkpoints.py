@@ -14,9 +14,9 @@ from regraft.jobs import StageName
 from regraft.models import Artifact
 from regraft.specs import JobSpec
 from regraft.storage import FileEntry, Manifest
-from regraft_api.dependencies import PLAIN, After, Call, Caller, JobId, Limit
+from regraft_api.dependencies import PLAIN, After, AfterName, Call, Caller, JobId, Limit
 from regraft_api.routes.responses import CONFLICT, NOT_FOUND
-from regraft_api.schemas import Page
+from regraft_api.schemas import Page, cut
 from regraft_api.schemas_checkpoints import CheckpointView, FileView, Lineage, Origin
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"], responses=NOT_FOUND)
@@ -63,10 +63,14 @@ def promote_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, call: Caller)
 
 
 @router.get("/{checkpoint_id}/files", operation_id="listCheckpointFiles", summary="A checkpoint's files")
-def list_files(job_id: JobId, checkpoint_id: CheckpointId, call: Caller) -> Page[FileView]:
-    """With their sizes and digests, from the checkpoint's own manifest; all in one page."""
-    files = _manifest(call, _checkpoint(call, job_id, checkpoint_id)).files
-    return Page[FileView].of([FileView(id=file.path, bytes=file.bytes, sha256=file.sha256) for file in files], False)
+def list_files(
+    job_id: JobId, checkpoint_id: CheckpointId, call: Caller, after: AfterName = None, limit: Limit = 100
+) -> Page[FileView]:
+    """By their paths, with sizes and digests, from the checkpoint's own manifest."""
+    files = {file.path: file for file in _manifest(call, _checkpoint(call, job_id, checkpoint_id)).files}
+    paths, more = cut(files, after=after, limit=limit)
+    views = [FileView(id=path, bytes=files[path].bytes, sha256=files[path].sha256) for path in paths]
+    return Page[FileView].of(views, more)
 
 
 @router.get(

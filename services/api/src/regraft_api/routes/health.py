@@ -22,8 +22,9 @@ def healthz() -> Health:
 
 @router.get("/readyz", operation_id="readyz", summary="Can requests be served", responses={503: {"model": Health}})
 def readyz(context: Ctx, response: Response) -> Health:
-    """Database and broker. A job can be posted while only the broker is away: it waits in the database."""
-    checks = {"database": _database(context), "broker": _broker(context)}
+    """Database, broker and storage (which is looked at every few seconds at most). A job can be posted while only the
+    broker is away: it waits in the database."""
+    checks = {"database": _database(context), "broker": _broker(context), "storage": context.storage.state()}
     if all(found == "ok" for found in checks.values()):
         return Health(status="ok", checks=checks)
     response.status_code = 503

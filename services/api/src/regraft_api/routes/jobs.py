@@ -164,7 +164,7 @@ def _submit(spec: JobSpec, call: Call, key: str | None, plan_hash: str | None) -
     check_uris(spec, call.settings)
     warnings = preflight.check(spec, settings=call.settings, workers=call.context.workers)
     job = call.jobs.submit(spec, warnings=warnings, key=key)
-    call.context.nudge.soon()
+    call.context.nudge.soon(job)
     return job
 
 

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from regraft.errors import InvalidInputError
 from regraft.jobs import StageName
-from regraft_api.dependencies import After, Caller, JobId
+from regraft_api.dependencies import After, AfterName, Caller, JobId, Limit
 from regraft_api.routes.responses import NOT_FOUND
-from regraft_api.schemas import MetricView, Page
+from regraft_api.schemas import MetricView, Page, cut
 from regraft_api.schemas_fleet import Series, SeriesPoint
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"], responses=NOT_FOUND)
@@ -43,17 +43,19 @@ def list_series(
     name: Names = None,
     stage: Annotated[StageName, Query(description="Whose metrics")] = StageName.TRAIN,
     points: Annotated[int, Query(ge=2, le=2000, description="About so many points of each series")] = 500,
+    after: AfterName = None,
+    limit: Limit = 100,
 ) -> Page[Series]:
-    """Each point stands for a span of steps: mean, least and largest value. All series come in one page."""
+    """By their names. Each point stands for a span of steps: mean, least and largest value."""
     call.jobs.exists(job_id)
-    known = [series for at, series in call.reading.metric_names(job_id) if at == stage]
-    chosen = [series for series in known if name is None or series in name]
-    rows = call.reading.series(job_id, stage=stage, names=chosen, points=points - 1)
-    found = [
-        Series(id=f"{stage}.{series}", stage=stage, name=series, points=_points(list(group)))
-        for series, group in groupby(rows, key=lambda row: row.name)
-    ]
-    return Page[Series].of(found, False)
+    known = {f"{at}.{series}": series for at, series in call.reading.metric_names(job_id) if at == stage}
+    chosen, more = cut(
+        (key for key, series in known.items() if name is None or series in name), after=after, limit=limit
+    )
+    rows = call.reading.series(job_id, stage=stage, names=[known[key] for key in chosen], points=points - 1)
+    spans = {series: _points(list(group)) for series, group in groupby(rows, key=lambda row: row.name)}
+    found = [Series(id=key, stage=stage, name=known[key], points=spans[known[key]]) for key in chosen]
+    return Page[Series].of(found, more)
 
 
 def _points(rows: list[Any]) -> list[SeriesPoint]:

@@ -51,3 +51,8 @@ def may_change(text: str) -> bool:
 def drop_empty(text: str) -> str | None:
     """None for nothing but white space."""
     return text if text.strip() else None
+
+
+def unify_newlines(text: str) -> str:
+    """Carriage returns become newlines, and with a newline after them are left out, as Python's text mode has it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError, NotFoundError
-from regraft_dataprep.clean import clean_line
+from regraft_dataprep.clean import clean_lines
+
+_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class SplitResult:
 
 
 def clean_file(source: Path, *, output: Path) -> int:
-    """Clean `source` line by line into `output`, which appears when it is whole; the number of lines.
+    """Clean the lines of `source` into `output`, which appears when it is whole; the number of lines.
 
     Raises:
         NotFoundError: no such file.
@@ -45,10 +47,9 @@ def clean_file(source: Path, *, output: Path) -> int:
     part = output.with_name(f".{output.name}.part")
     lines = 0
     with source.open("rb") as raw, part.open("wb") as cleaned:
-        for line in raw:
-            body = line.removesuffix(b"\n")
-            cleaned.write(clean_line(body) + line[len(body) :])
-            lines += 1
+        while block := b"".join(raw.readlines(_BLOCK_BYTES)):
+            cleaned.write(clean_lines(block))
+            lines += block.count(b"\n") + (not block.endswith(b"\n"))
     part.replace(output)
     return lines
 

@@ -81,6 +81,8 @@ class Source(ABC):
 
     def __init__(self, uri: Uris, *, reading: ReadingSpec | None = None) -> None:
         self.reading = reading or ReadingSpec()
+        self.raw = False
+        """Texts are given as they lie in the file: the steps of the dataset clean what the source otherwise cleans."""
         self.stray_lines = 0
         """Lines with text outside of any document, which are ignored: counts up while parts are read."""
         self.files = self.select(find_files(uri, suffixes=self.suffixes))

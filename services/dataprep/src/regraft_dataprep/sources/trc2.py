@@ -13,8 +13,9 @@ A tag-marked text file, each tag on a line of its own or around one value:
     </DOC>
 
 The file is cut at `</DOC>` lines in large blocks, not read line by line, which is several times faster. What lies
-between two of them belongs to the part of the file that its first byte lies in. Memory: a block and a story. Not for
-other SGML or XML: entities, attributes and nesting are not understood.
+between two of them belongs to the part of the file that its first byte lies in. Memory: a block and a story. With
+`reading.documents: shard` documents are shards of lines instead (`_shards`). Not for other SGML or XML: entities,
+attributes and nesting are not understood.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from typing import BinaryIO
 
 from regraft.errors import InvalidDataError
 from regraft.specs.dataset import ReadingSpec
+from regraft_dataprep.clean import ESCAPED
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import FIELD, File, Uris
-from regraft_dataprep.sources._story import BrokenStoryError, check_rest, document_in, too_long
-from regraft_dataprep.sources.base import Part, Source, Span, by_bytes
+from regraft_dataprep.sources._shards import shards, spans
+from regraft_dataprep.sources._story import BrokenStoryError, check_rest, document_in, never_closed, opened_in, too_long
+from regraft_dataprep.sources.base import BadRecord, Part, Source, Span, by_bytes
 
 _BLOCK_BYTES = 4 * 2**20
 _AHEAD_BYTES = 2**16
@@ -44,32 +47,83 @@ class Trc2Source(Source):
     suffixes = (".trc2", ".v2", ".trc2.gz", ".v2.gz", ".trc2.zst", ".v2.zst")
 
     def spans(self, file: File, *, part_bytes: int) -> list[Span]:
-        return by_bytes(file, part_bytes=part_bytes)
+        if not self._in_shards or not file.plain:
+            return by_bytes(file, part_bytes=part_bytes)
+        with self._naming(self.files.index(file)), file.open() as stream:
+            return spans(stream, lines=self.reading.lines_per_shard, part_bytes=part_bytes)
 
-    def read(self, part: Part) -> Iterator[Document]:
-        """A story that is not as it should be is an error, never a bad record: what follows could not be trusted."""
-        with self._naming(part), self.files[part.file].open() as stream:
-            for position, segment, closed in _segments(stream, part):
-                if closed:
-                    document, outside = document_in(segment, position=position)
-                    yield document
-                else:
-                    check_rest(segment, position=position)
-                    outside = segment
-                if outside:
-                    self.stray_lines += sum(1 for line in outside.split(b"\n") if line.strip())
+    def read(self, part: Part) -> Iterator[Document | BadRecord]:
+        """A story that is not as it should be is an error, unless some may be: then it is a bad record."""
+        with self._naming(part.file), self.files[part.file].open() as stream:
+            yield from (self._shards if self._in_shards else self._stories)(stream, part)
+
+    @property
+    def _in_shards(self) -> bool:
+        return self.reading.documents == "shard"
+
+    def _stories(self, stream: BinaryIO, part: Part) -> Iterator[Document | BadRecord]:
+        first, lines = None, 0
+        for position, segment, closed in _segments(stream, part):
+            first = position if first is None else first
+            if not closed:
+                check_rest(segment, position=position)
+                self._pass_over(segment)
+                return
+            try:
+                yield self._story(segment, position=position)
+            except BrokenStoryError as error:
+                if not self.reading.max_bad_records:
+                    raise
+                before = self.lines_before(part.file, first) + lines
+                yield from self._broken(part.file, segment, error, position=position, lines=before)
+            lines += segment.count(b"\n") + 1
+
+    def _story(self, segment: bytes, *, position: int) -> Document:
+        document, outside = document_in(segment, position=position, raw=self.raw)
+        self._pass_over(outside)
+        return document
+
+    def _broken(
+        self, file: int, segment: bytes, error: BrokenStoryError, *, position: int, lines: int
+    ) -> Iterator[Document | BadRecord]:
+        """What lies before a </DOC> that is no story: others that were never closed, perhaps, and then one."""
+
+        def bad(error: BrokenStoryError) -> BadRecord:
+            return BadRecord(name, lines + 1 + closed.count(b"\n", 0, error.position - position), error.cause)
+
+        name, closed, opened = self.files[file].name, segment + _END, opened_in(segment)
+        for start in opened[:-1]:
+            yield bad(never_closed(position + start))
+        if len(opened) > 1:
+            try:
+                yield self._story(segment[opened[-1] :], position=position + opened[-1])
+                return
+            except BrokenStoryError as of_the_last:
+                error = of_the_last
+        yield bad(error)
+
+    def _shards(self, stream: BinaryIO, part: Part) -> Iterator[Document]:
+        for shard in shards(stream, part, lines=self.reading.lines_per_shard):
+            if shard.lost:
+                self._pass_over(shard.content)
+            else:
+                yield Document(shard.content.decode(errors=ESCAPED))
+
+    def _pass_over(self, outside: bytes) -> None:
+        if outside:
+            self.stray_lines += sum(1 for line in outside.split(b"\n") if line.strip())
 
     @contextmanager
-    def _naming(self, part: Part) -> Iterator[None]:
+    def _naming(self, file: int) -> Iterator[None]:
         """Errors name the file and the line; lines are not counted before there is one."""
         try:
             yield
         except BrokenStoryError as error:
-            line = self.lines_before(part.file, error.position) + 1
+            line = self.lines_before(file, error.position) + 1
             raise InvalidDataError(
                 error.message.replace("{line}", str(line)),
                 field=FIELD,
-                value=self.files[part.file].uri,
+                value=self.files[file].uri,
                 remedy=error.remedy,
                 reason="corpus_malformed",
             ) from error

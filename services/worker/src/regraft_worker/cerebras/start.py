@@ -156,6 +156,7 @@ def _from_base(asked: Asked, folder: Path, base: Path, progress: Progress) -> Pa
         export_safetensors=False,
         export_h5=False,
         progress=Quiet(lambda: stop_if_asked(progress)),
+        transformers_share=0.0,  # the stage `convert` asked it of this base
     )
     return done.checkpoint
 

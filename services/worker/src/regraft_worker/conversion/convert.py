@@ -53,6 +53,8 @@ def convert(
         parent = parent_address(source, digests.files)
         final = local_path(task.output_uri, field="output_uri") / content_address(digests.files, salt=FORMAT)
         cached = is_published(final) or progress.is_kept(final)
+        for lost in source.lost:
+            progress.event(f"the base checkpoint's config: {lost}", level="warn", data={"lost": lost})
         if not cached:
             if source.has_optimizer:
                 progress.event("the optimizer's state in the base checkpoint is left out; training starts afresh")
@@ -134,6 +136,7 @@ def _summary(source: Source) -> dict[str, object]:
         "tensors": len(expected_tensors(source.family, source.architecture)),
         "vocab_size": source.architecture.vocab_size,
         "max_position_embeddings": source.architecture.max_position_embeddings,
+        **({"lost": list(source.lost)} if source.lost else {}),
     }
 
 

@@ -94,32 +94,39 @@ def write_checkpoint(
     *,
     config: Mapping[str, object],
     extra_files_from: Path | None = None,
+    family: Family | None = None,
     max_shard_bytes: int = SHARD_BYTES,
     source: str = "",
     tick: Tick = lambda count: None,
 ) -> dict[str, str]:
     """Write a folder that `transformers` loads: config, safetensors (sharded when large), tokenizer files.
 
-    `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. With `source`, a
+    `config` is a Hugging Face config of any supported family; its `dtype` is set to what is written. `family` says
+    which variant of it the tensors are, when that is not the one with a head. With `source`, a
     name for the tensors, writing goes on where an earlier call was cut short. Returns each tensor's sha256 by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = list(tensors)
-    content = written_config(config, {lazy.dtype for lazy in listed})
+    content = written_config(config, {lazy.dtype for lazy in listed}, family=family)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if extra_files_from is not None:
         copy_extra_files(extra_files_from, folder)
     return write_sharded(folder, listed, max_shard_bytes, source=source, tick=tick)
 
 
-def written_config(config: Mapping[str, object], dtypes: set[torch.dtype]) -> dict[str, object]:
+def written_config(
+    config: Mapping[str, object], dtypes: set[torch.dtype], *, family: Family | None = None
+) -> dict[str, object]:
     """The config that goes beside tensors of these dtypes; several are named by the one that holds them all."""
     assert dtypes, "a checkpoint has tensors"
     widest = dtypes.copy().pop()
     for dtype in dtypes:
         widest = torch.promote_types(widest, dtype)
     kept = {key: value for key, value in config.items() if key not in _DROPPED_KEYS}
-    kept |= {"architectures": list(detect(config).architectures), "dtype": str(widest).removeprefix("torch.")}
+    kept |= {
+        "architectures": list((family or detect(config)).architectures),
+        "dtype": str(widest).removeprefix("torch."),
+    }
     return dict(sorted(kept.items()))
 
 

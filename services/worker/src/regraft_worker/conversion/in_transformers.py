@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from regraft.errors import InvalidDataError
+from regraft_worker.conversion._transformers_child import ANSWER, QUESTION
 from regraft_worker.conversion.parity import Output, compare_outputs, output_of
 
 SHARE = 0.25
@@ -29,23 +31,39 @@ _BYTES_PER_WEIGHT = 8
 _SECONDS, _POLL = 1800, 0.2
 
 
+class Files(NamedTuple):
+    """A checkpoint of any encoding, under Hugging Face names; its tensors are read here and given to `transformers`."""
+
+    weights: Path
+    """A file, an index or a folder."""
+    config: Path
+    """JSON, whatever its name."""
+    model_class: str
+    """As `transformers` calls it; old configs do not say it."""
+    left_out: tuple[str, ...] = ()
+    """Tensors in the file that are none of the model's."""
+
+
 def compare_with_transformers(
-    folder: Path | None, output: Output, *, parameters: int, share: float, check: Callable[[], None]
+    model: Path | Files | None, output: Output, *, parameters: int, share: float, check: Callable[[], None]
 ) -> dict[str, object]:
     """What was compared and by how much it differs, or why nothing was.
+
+    `model` is a folder with safetensors, which `transformers` loads by itself, or files that it is given. `share`: of
+    the free memory; 0 is not to ask.
 
     Raises:
         InvalidDataError: `transformers` finds other tensors, or computes other logits.
     """
-    why_not = _why_not(folder, parameters, share)
-    if why_not or folder is None:
+    why_not = _why_not(model, parameters, share)
+    if why_not or model is None:
         return {"not_compared": why_not}
     with tempfile.TemporaryDirectory(prefix="regraft-") as place:
-        answer = Path(place) / "logits.npz"
-        why_not = _ask(folder, output.ids, answer, check)
+        (Path(place) / QUESTION).write_text(json.dumps(_question(model, output)), encoding="utf-8")
+        why_not = _ask(place, check)
         if why_not:
             return {"not_compared": why_not}
-        with np.load(answer, allow_pickle=False) as found:
+        with np.load(Path(place) / ANSWER, allow_pickle=False) as found:
             logits, problems = torch.from_numpy(found["logits"]), found["problems"].tolist()
     if problems:
         raise _other_tensors(problems)
@@ -54,9 +72,11 @@ def compare_with_transformers(
     return {**facts, "compared": f"transformers {version('transformers')} and this project's decoder, in fp32"}
 
 
-def _why_not(folder: Path | None, parameters: int, share: float) -> str:
-    if folder is None:
+def _why_not(model: Path | Files | None, parameters: int, share: float) -> str:
+    if model is None:
         return "there is no Hugging Face folder with safetensors of this model"
+    if not share:
+        return "it was left out on request"
     try:
         version("transformers")
     except PackageNotFoundError:
@@ -76,11 +96,10 @@ def _free_memory() -> int:
     return min(free, int(limit) - int((group / "memory.current").read_text()))
 
 
-def _ask(folder: Path, ids: torch.Tensor, answer: Path, check: Callable[[], None]) -> str:
+def _ask(place: str, check: Callable[[], None]) -> str:
     """Have the child write its answer; why it did not, else nothing."""
-    words = [str(folder), str(answer), str(os.getpid()), json.dumps(ids.tolist())]
     child = subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}._transformers_child", *words],
+        [sys.executable, "-m", f"{__package__}._transformers_child", place, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -95,6 +114,16 @@ def _ask(folder: Path, ids: torch.Tensor, answer: Path, check: Callable[[], None
         last = (said.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
         return f"transformers ended with status {child.returncode}: {last[:200]}"
     return ""
+
+
+def _question(model: Path | Files, output: Output) -> dict[str, object]:
+    batch = {"input_ids": output.ids.tolist()}
+    if output.positions is not None:
+        batch["position_ids"] = output.positions.tolist()
+    if isinstance(model, Path):
+        return {"folder": str(model), "batch": batch}
+    files = model._asdict() | {"weights": str(model.weights), "config": str(model.config)}
+    return {"files": files, "batch": batch}
 
 
 def _wait(child: subprocess.Popen[bytes], check: Callable[[], None]) -> bytes:

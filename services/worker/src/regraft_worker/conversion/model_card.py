@@ -28,7 +28,7 @@ def model_card(
         f"# {_title(family, known)}",
         _lead(family, known),
         _facts(config, family, architecture),
-        _usage(),
+        _usage("AutoModel" if family.headless_of else "AutoModelForCausalLM"),
     ]
     if known:
         text = yaml.safe_dump(known, sort_keys=True, allow_unicode=True)
@@ -39,7 +39,7 @@ def model_card(
 def _front_matter(family: Family, provenance: Mapping[str, object]) -> dict[str, object]:
     front: dict[str, object] = {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "feature-extraction" if family.headless_of else "text-generation",
         "tags": [family.model_type, "continued-pretraining", "regraft"],
     }
     base = _hub_id(provenance.get("base_model"))
@@ -90,13 +90,13 @@ def _facts(config: Mapping[str, object], family: Family, architecture: Architect
     return "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 
 
-def _usage() -> str:
-    return """## Use
+def _usage(model: str) -> str:
+    return f"""## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {model}, AutoTokenizer
 
 folder = "path/to/this/folder"
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
+model = {model}.from_pretrained(folder)
 ```"""

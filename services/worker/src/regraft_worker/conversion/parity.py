@@ -37,6 +37,8 @@ class Output(NamedTuple):
     """(B, S, V) fp32."""
     loss: float
     """Mean cross entropy of each next id, the last one followed by the first."""
+    positions: torch.Tensor | None = None
+    """(B, S) int64; 0, 1, 2, ... when there are none."""
 
 
 def run_side(side: Side, tick: Callable[[int], None]) -> Output:
@@ -53,11 +55,11 @@ def batch(architecture: Architecture) -> torch.Tensor:
     return (numbers % architecture.vocab_size).reshape(_SEQUENCES, length)
 
 
-def output_of(ids: torch.Tensor, logits: torch.Tensor) -> Output:
+def output_of(ids: torch.Tensor, logits: torch.Tensor, positions: torch.Tensor | None = None) -> Output:
     """Logits with their loss."""
     labels = ids.roll(-1, dims=1).flatten()
     loss = F.cross_entropy(logits.flatten(0, 1).double(), labels)
-    return Output(ids, logits, float(loss))
+    return Output(ids, logits, float(loss), positions)
 
 
 def compare_outputs(

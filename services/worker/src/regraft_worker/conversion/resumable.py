@@ -1,9 +1,9 @@
 """The outputs of one command, made in a work folder beside their places, proven, and then moved there.
 
-A run that is cut short leaves the work folder with the files that are whole; the next one with the same `identity` goes
-on with them, and one with another begins anew. Once the outputs are proven this is recorded, and all that a later run
-has to do is to move those that are not yet in place. Each output appears by one rename; a folder that is replaced
-changes places with the new one.
+A run that is cut short leaves the work folder with the files, and the tensors in one, that are whole; the next one
+with the same `identity` goes on with them, and one with another begins anew. Once the outputs are proven this is
+recorded, and all that a later run has to do is to move those that are not yet in place. Each output appears by one
+rename; a folder that is replaced changes places with the new one.
 
 The trade-off: two outputs are two renames. So that an old one and a new one never stand together, the last one (the
 checkpoint) that is replaced goes into the work folder first: a kill leaves a config without its checkpoint, until the
@@ -23,6 +23,7 @@ from regraft.errors import ConflictError
 from regraft_worker.conversion.parted import refuse_existing, replace, sync, write_text
 from regraft_worker.conversion.work import clear, work_folder
 from regraft_worker.conversion.writers.finished import Finished
+from regraft_worker.conversion.writers.journal import holds_tensors
 
 _FINISHED, _PROVEN = "finished.json", "proven.json"
 _REPLACED = "replaced"
@@ -39,6 +40,7 @@ class Work:
             if _json(place / _FINISHED).get("plan") != identity:
                 clear(place)
             self.finished = Finished(place / files_in, plan=identity, state=place / _FINISHED)
+            self.finished.remember()
 
     def refuse_existing(self) -> None:
         """Raise ConflictError when an output is there that an earlier run of this command did not put there."""
@@ -65,7 +67,7 @@ class Work:
 
     @property
     def is_worth_keeping(self) -> bool:
-        return bool(self._proof() or self.finished.digests)
+        return bool(self._proof() or self.finished.digests or holds_tensors(self.folder))
 
     def _proof(self) -> str:
         """Of an earlier run whose outputs are all still there, here or in their places."""

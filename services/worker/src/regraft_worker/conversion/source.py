@@ -13,6 +13,7 @@ from regraft.checkpoint_info import EXTRA_FILES, inspect_checkpoint, read_archit
 from regraft.errors import InvalidDataError, RegraftError
 from regraft.families import Architecture, Family
 from regraft.storage import read_manifest
+from regraft_worker.conversion.config_dropout import rates_that_are_lost
 from regraft_worker.conversion.cs_config import hf_config, read_section
 from regraft_worker.conversion.hf import check_dtypes, model_tensors
 from regraft_worker.conversion.lazy import Lazy
@@ -33,6 +34,8 @@ class Source:
     files: tuple[Path, ...]
     """Every file whose bytes decide what comes out."""
     has_optimizer: bool
+    lost: tuple[str, ...] = ()
+    """What its own config says and Hugging Face's has no word for."""
 
     @property
     def folder(self) -> Path:
@@ -74,6 +77,7 @@ def open_source(path: Path, *, field: str = "base_checkpoint.uri") -> Iterator[S
                 weights=opened.files,
                 files=_files(place, opened),
                 has_optimizer=opened.has_optimizer,
+                lost=rates_that_are_lost(read_section(place.config), family=family) if place.is_cs else (),
             )
 
 

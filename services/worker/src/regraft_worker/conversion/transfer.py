@@ -18,6 +18,7 @@ from regraft.ports import Progress
 from regraft_worker.conversion.carried import Carried, carried
 from regraft_worker.conversion.config_files import convert_config
 from regraft_worker.conversion.formats import AUTO, HF, Format, format_named, output_paths
+from regraft_worker.conversion.in_transformers import SHARE
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.mapping import Mapped
 from regraft_worker.conversion.opened import Opened, open_checkpoint, recognise
@@ -51,8 +52,11 @@ def transfer(
     export_h5: bool,
     progress: Progress,
     overwrite: bool = False,
+    transformers_share: float = SHARE,
 ) -> Transferred:
     """Convert a checkpoint and its config; `model` is empty to detect it. `progress` counts bytes.
+
+    `transformers_share`: of the free memory, for its opinion on the Hugging Face side; 0 is not to ask.
 
     Raises:
         InvalidInputError: the formats, the model or the config cannot be converted as asked.
@@ -66,7 +70,14 @@ def transfer(
     with open_checkpoint(source) as opened:
         found = _source_format(opened, src_fmt, target)
         converted = convert_config(config, model=family, source=found, target=target, drop=drop_unmatched_keys)
-        plan = Plan(opened=opened, source=found, target=target, config=converted, drop=drop_unmatched_keys)
+        plan = Plan(
+            opened=opened,
+            source=found,
+            target=target,
+            given_config=config,
+            config=converted,
+            drop=drop_unmatched_keys,
+        )
         new, state = mapped(plan), carried(opened, source=found, target=target)
         outputs = output_paths(output_dir, source, config, source=found, target=target, h5=requested)
         making = Making(
@@ -77,6 +88,7 @@ def transfer(
             requested=requested,
             shard_bytes=hf_shard_size,
             overwrite=overwrite,
+            transformers_share=transformers_share,
         )
         made = make(making, _ticker(progress, total=_work(new.tensors, state)))
     h5 = why_not_h5(target) if requested and target.is_cs else ""

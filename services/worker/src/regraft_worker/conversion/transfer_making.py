@@ -18,11 +18,11 @@ from regraft_worker.conversion.opened import open_checkpoint
 from regraft_worker.conversion.parted import write_text
 from regraft_worker.conversion.resumable import Work, resumable
 from regraft_worker.conversion.transfer_plan import Plan, prefix
-from regraft_worker.conversion.transfer_proof import prove_transfer
+from regraft_worker.conversion.transfer_proof import Written, prove_transfer
 from regraft_worker.conversion.transfer_writing import write_cs, write_hf_folder, write_once, write_one_hf
 from regraft_worker.conversion.writers.base import Tick
 
-_FORMAT = "regraft transfer 2"
+_FORMAT = "regraft transfer 3"
 """Part of what a run is known by: a change of what is written is a change of this."""
 
 
@@ -45,6 +45,7 @@ class Making:
     """HDF5 for a Cerebras release, safetensors for Hugging Face."""
     shard_bytes: int
     overwrite: bool
+    transformers_share: float
 
     @property
     def identity(self) -> str:
@@ -53,6 +54,7 @@ class Making:
         stats = [(str(path.resolve()), path.stat()) for path in plan.opened.files]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         options = [plan.source.name, plan.target.name, plan.drop, self.requested, self.shard_bytes]
+        options.append(bool(self.transformers_share))  # or a proof without its opinion would be taken for one with it
         asked = [_FORMAT, files, config.text, config.family.name, repr(config.architecture), options]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -76,8 +78,8 @@ def make(making: Making, tick: Tick) -> Made:
     ) as work:
         proof, note = work.proof, "went on from an earlier run, which had written and proven everything"
         if not proof:
-            note = _kept(work)
             _write(making, work, tick)
+            note = _kept(work)
             proof = _prove(making, work, tick)
             work.prove(proof)
         work.publish()
@@ -101,14 +103,23 @@ def _write(making: Making, work: Work, tick: Tick) -> None:
         before = prefix(plan)
         write_once(
             path,
-            lambda part: write_cs(
-                part, mapped, making.state, target=plan.target, prefix=before, h5=making.requested, tick=tick
+            lambda part, journal: write_cs(
+                part,
+                mapped,
+                making.state,
+                target=plan.target,
+                prefix=before,
+                h5=making.requested,
+                journal=journal,
+                tick=tick,
             ),
             finished=finished,
         )
     else:
         write_once(
-            path, lambda part: write_one_hf(part, mapped, safetensors=making.requested, tick=tick), finished=finished
+            path,
+            lambda part, journal: write_one_hf(part, mapped, safetensors=making.requested, journal=journal, tick=tick),
+            finished=finished,
         )
     write_text(config, plan.config.text)
 
@@ -116,16 +127,19 @@ def _write(making: Making, work: Work, tick: Tick) -> None:
 def _prove(making: Making, work: Work, tick: Tick) -> str:
     outputs = making.outputs
     with open_checkpoint(work.folder / outputs.checkpoint.name) as result:
-        proof = prove_transfer(making.plan, making.mapped, making.state, result, tick)
-    written = {name: digest for digests in work.finished.digests.values() for name, digest in digests.items()}
+        written = Written(result, work.folder / outputs.config.relative_to(outputs.checkpoint.parent))
+        proof = prove_transfer(
+            making.plan, making.mapped, making.state, written, tick, transformers_share=making.transformers_share
+        )
+    digests = {name: digest for found in work.finished.digests.values() for name, digest in found.items()}
     path = work.folder / outputs.verification.relative_to(outputs.checkpoint.parent)
-    write_text(path, json.dumps(proof.facts(written), indent=2) + "\n")
+    write_text(path, json.dumps(proof.facts(digests), indent=2) + "\n")
     return proof.said
 
 
 def _kept(work: Work) -> str:
-    kept = work.finished.kept
-    if not kept:
-        return ""
-    files = f"{len(kept)} file{'s' if len(kept) > 1 else ''}"
-    return f"went on from an earlier run, which had finished {files} ({sum(kept.values()):,} bytes)"
+    counts = (("file", work.finished.kept), ("tensor", work.finished.kept_tensors))
+    said = [
+        f"{len(kept)} {what}{'s' * (len(kept) > 1)} ({sum(kept.values()):,} bytes)" for what, kept in counts if kept
+    ]
+    return f"went on from an earlier run, which had finished {' and '.join(said)}" if said else ""

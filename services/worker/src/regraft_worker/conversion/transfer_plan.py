@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from regraft.families import Family
 from regraft.keymap import embedding_row, rows
@@ -19,6 +20,8 @@ class Plan:
     opened: Opened
     source: Format
     target: Format
+    given_config: Path
+    """The source's."""
     config: ConvertedConfig
     drop: bool
 

@@ -2,21 +2,25 @@
 
 The first is checked under the names of the source, by way of the mapping back. The second is checked by a decoder on
 each side's own tensors (see `paired`), because a wrong order of rows survives the way there and back. Both sides are
-read once for the second, and tensors that were seen to be equal on the way are not read again for the first.
+read once for the second, and tensors that were seen to be equal on the way are not read again for the first. What the
+Hugging Face side computes, `transformers` is asked too, with that side's own config file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+from regraft.families import parameter_count
 from regraft.keymap import is_ignored, rows
 from regraft_worker.conversion.carried import Carried
+from regraft_worker.conversion.in_transformers import SHARE, Files, compare_with_transformers
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.mapping import Mapped, cs_to_hf, heads, hf_to_cs, stem, without_prefixes
 from regraft_worker.conversion.opened import Opened
-from regraft_worker.conversion.paired import logits_of_both
-from regraft_worker.conversion.parity import compare_outputs, output_of
+from regraft_worker.conversion.paired import batch, logits_of_both
+from regraft_worker.conversion.parity import Output, compare_outputs, output_of
 from regraft_worker.conversion.roundtrip import check_equal
 from regraft_worker.conversion.side import Side
 from regraft_worker.conversion.transfer_plan import Plan
@@ -29,12 +33,13 @@ class Proof(NamedTuple):
     tensors: int
     """Of the source, which came back bit for bit."""
     logits: Mapping[str, object]
+    transformers: Mapping[str, object]
 
     @property
     def said(self) -> str:
         return (
             f"Proven: {self.tensors} tensors came back bit for bit; source and result compute the same logits, "
-            f"at most {self.logits['max_abs_difference']:.2g} apart."
+            f"at most {self.logits['max_abs_difference']:.2g} apart. {self._said_of_transformers}"
         )
 
     def facts(self, written: Mapping[str, str]) -> dict[str, object]:
@@ -48,16 +53,32 @@ class Proof(NamedTuple):
                 "sha256": dict(sorted(written.items())),
             },
             "logits": dict(self.logits),
-            "transformers": {"not_compared": "this command does not; a job's stages convert and export do"},
+            "transformers": dict(self.transformers),
         }
 
+    @property
+    def _said_of_transformers(self) -> str:
+        if "not_compared" in self.transformers:
+            return f"transformers was not asked: {self.transformers['not_compared']}."
+        return f"transformers computes them too, at most {self.transformers['max_abs_difference']:.2g} apart."
 
-def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, tick: Tick) -> Proof:
-    """That source and result are the same model.
+
+class Written(NamedTuple):
+    """A result before it has its name."""
+
+    checkpoint: Opened
+    config: Path
+
+
+def prove_transfer(
+    plan: Plan, mapped: Mapped, state: Carried, written: Written, tick: Tick, *, transformers_share: float = SHARE
+) -> Proof:
+    """That source and result are the same model. `transformers_share`: see `compare_with_transformers`.
 
     Raises:
         InvalidDataError: a tensor came back with other values, a value is not finite, or the logits differ.
     """
+    result = written.checkpoint
     given = _given(plan, mapped, state)
     known = {name: lazy for name, lazy in plan.opened.model.items() if name not in mapped.dropped}
     source = _side(plan, known, is_cs=plan.source.is_cs, mapped=mapped)
@@ -66,7 +87,26 @@ def prove_transfer(plan: Plan, mapped: Mapped, state: Carried, result: Opened, t
     threads = 1 if plan.opened.encoding.startswith("hdf5") else 0
     ids, logits, compared = logits_of_both(source, made, tick, threads=threads)
     check_equal(given, _found(plan, result), tick, compared=compared)
-    return Proof(len(given), compare_outputs(output_of(ids, logits[:1]), output_of(ids, logits[-1:])))
+    positions = batch(plan.config.architecture)[1]
+    both = [output_of(ids, side, positions) for side in (logits[:1], logits[-1:])]
+    facts = compare_outputs(*both)
+    asked = _ask_transformers(plan, mapped, written, both[plan.source.is_cs], tick, share=transformers_share)
+    return Proof(len(given), facts, asked)
+
+
+def _ask_transformers(
+    plan: Plan, mapped: Mapped, written: Written, output: Output, tick: Tick, *, share: float
+) -> dict[str, object]:
+    if plan.source.is_cs and plan.target.is_cs:
+        return {"not_compared": "neither side is a Hugging Face checkpoint"}
+    if plan.headless:
+        return {"not_compared": "a model without its head computes no logits"}
+    opened = written.checkpoint if plan.source.is_cs else plan.opened
+    config = written.config if plan.source.is_cs else plan.given_config
+    buffers = [name for name in opened.model if is_ignored(plan.family, name)]
+    files = Files(opened.path, config, plan.family.architectures[0], (*buffers, *mapped.dropped))
+    parameters = parameter_count(plan.family, plan.config.architecture)
+    return compare_with_transformers(files, output, parameters=parameters, share=share, check=lambda: tick(0))
 
 
 def _side(plan: Plan, tensors: Mapping[str, Lazy], *, is_cs: bool, mapped: Mapped) -> Side:

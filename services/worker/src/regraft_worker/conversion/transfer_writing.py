@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from regraft_worker.conversion.carried import Carried, named
@@ -20,7 +21,8 @@ from regraft_worker.conversion.writers import (
     write_torch_zip,
 )
 from regraft_worker.conversion.writers.base import Tick
-from regraft_worker.conversion.writers.finished import Finished
+from regraft_worker.conversion.writers.finished import Finished, Write
+from regraft_worker.conversion.writers.journal import Journal
 from regraft_worker.conversion.writers.nesting import by_keys
 from regraft_worker.conversion.writers.sharded import Weights
 
@@ -28,7 +30,15 @@ _WRAPPER = "model."
 
 
 def write_cs(
-    path: Path, mapped: Mapped, state: Carried, *, target: Format, prefix: str, h5: bool, tick: Tick
+    path: Path,
+    mapped: Mapped,
+    state: Carried,
+    *,
+    target: Format,
+    prefix: str,
+    h5: bool,
+    journal: Journal | None = None,
+    tick: Tick,
 ) -> dict[str, str]:
     """Write a `.mdl`, digests of its tensors; `h5` asks for HDF5 where the release reads what can be written here."""
     assert target.release is not None, "a Cerebras format"
@@ -36,12 +46,11 @@ def write_cs(
     tensors = [*(replace(lazy, name=before + lazy.name) for lazy in mapped.tensors), *named(state.tensors)]
     aliases = {before + name: before + of for name, of in mapped.aliases.items()} | state.aliases
     nest, kind = (trained, trained_kind) if state.tensors or state.values else (below_first, by_keys)
-    if encoding(target, h5=h5) == "torch-zip":
-        return write_torch_zip(path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, tick=tick)
-    release = ".".join(str(number) for number in (*target.release, 0))
-    return write_hdf5_05(
-        path, tensors, values=state.values, aliases=aliases, nest=nest, kind=kind, release=release, tick=tick
-    )
+    write: Callable[..., dict[str, str]] = write_torch_zip
+    if encoding(target, h5=h5) != "torch-zip":
+        write = partial(write_hdf5_05, release=".".join(str(number) for number in (*target.release, 0)))
+    values = state.values
+    return write(path, tensors, values=values, aliases=aliases, nest=nest, kind=kind, journal=journal, tick=tick)
 
 
 def encoding(target: Format, *, h5: bool) -> str:
@@ -60,11 +69,13 @@ def why_not_h5(target: Format) -> str:
     )
 
 
-def write_one_hf(path: Path, mapped: Mapped, *, safetensors: bool, tick: Tick) -> dict[str, str]:
+def write_one_hf(
+    path: Path, mapped: Mapped, *, safetensors: bool, journal: Journal | None = None, tick: Tick
+) -> dict[str, str]:
     """Write all tensors into one file, as the releases before 2.0 did; digests of them."""
     if safetensors:
-        return write_safetensors(path, mapped.tensors, tick=tick)
-    return write_torch_zip(path, mapped.tensors, nest=flat, tick=tick)
+        return write_safetensors(path, mapped.tensors, journal=journal, tick=tick)
+    return write_torch_zip(path, mapped.tensors, nest=flat, journal=journal, tick=tick)
 
 
 def write_hf_folder(
@@ -76,16 +87,13 @@ def write_hf_folder(
     write_sharded(folder, mapped.tensors, shard_bytes, weights=weights, finished=finished, numbered=True, tick=tick)
 
 
-def write_once(path: Path, write: Callable[[Path], Mapping[str, str]], *, finished: Finished) -> None:
+def write_once(path: Path, write: Write, *, finished: Finished) -> None:
     """Have a single file made, unless it is `finished` already.
 
     It gets its name when it is whole; before that it has it in a folder of its own, because torch files hold theirs.
     """
     if path.name in finished.digests:
         return
-    partial = path.parent / "partial" / path.name
-    partial.parent.mkdir(exist_ok=True)
-    partial.unlink(missing_ok=True)  # of a run that was killed
-    digests = write(partial)
-    partial.rename(path)
-    finished.add(path.name, digests)
+    place = path.parent / "partial" / path.name
+    place.parent.mkdir(exist_ok=True)
+    finished.make(path, place, write)

@@ -1,4 +1,4 @@
-"""The Jobs of stages in one namespace: found, created, taken over, watched, deleted."""
+"""The Jobs, or TrainJobs, of stages in one namespace: found, created, taken over, watched, deleted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 from regraft.errors import FencedError
 from regraft_worker.kubernetes.api import MERGE, Api, ApiError, Json, query
-from regraft_worker.kubernetes.objects import EPOCH, MANAGED, RUN, STAGE_ID, WATCHED, Run, job, service
+from regraft_worker.kubernetes.objects import EPOCH, JOB, MANAGED, STAGE_ID, WATCHED, Run, service
 from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.trainjob import TRAIN_JOB
 
 NOT_FOUND, CONFLICT = 404, 409
 _WATCH_SECONDS = 30
@@ -23,7 +24,8 @@ class Cluster:
 
     def __init__(self, options: Options) -> None:
         self._api, self._options = Api(options), options
-        self._jobs = f"/apis/batch/v1/namespaces/{options.namespace}/jobs"
+        self._kind = TRAIN_JOB if options.runtime else JOB
+        self._jobs = self._kind.path.format(options.namespace)
         self._core = f"/api/v1/namespaces/{options.namespace}"
 
     def jobs_of(self, stage_id: str) -> list[Json]:
@@ -53,7 +55,7 @@ class Cluster:
             ApiError: they are not accepted.
         """
         try:
-            made = self._api.call("POST", self._jobs, job(run, self._options))
+            made = self._api.call("POST", self._jobs, self._kind.body(run, self._options))
         except ApiError as error:
             made = self.job(run.name) if error.status == CONFLICT else None
             if made is None:
@@ -63,7 +65,7 @@ class Cluster:
 
     def ensure_service(self, run: Run, owner: Json) -> None:
         """The Service of a Job with several pods."""
-        if run.nodes == 1:
+        if run.nodes == 1 or self._kind.names_pods:
             return
         try:
             self._api.call("POST", f"{self._core}/services", service(run, owner))
@@ -150,12 +152,12 @@ class Cluster:
 
     def pods(self, name: str) -> list[Json]:
         """The pods of a Job, in their order."""
-        found = self._api.call("GET", f"{self._core}/pods" + query(labelSelector=f"{RUN}={name}"))
+        found = self._api.call("GET", f"{self._core}/pods" + query(labelSelector=self._kind.pods.format(name)))
         return sorted(found["items"], key=index_of)
 
     def log(self, pod: str, *, since: str = "", follow: bool = True) -> Iterator[bytes]:
         """A pod's output, each line after its time; from `since` on, as it comes if `follow`."""
-        wanted = {"timestamps": "true", "container": "regraft", "follow": str(follow).lower()}
+        wanted = {"timestamps": "true", "container": self._kind.container, "follow": str(follow).lower()}
         if since:
             wanted["sinceTime"] = since
         return self._api.lines(f"{self._core}/pods/{pod}/log{query(**wanted)}", seconds=10.0)

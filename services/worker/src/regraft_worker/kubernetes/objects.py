@@ -1,4 +1,7 @@
-"""What is created for a stage: an Indexed Job, and a headless Service by which its pods find the first one. Pure."""
+"""What is created for a stage: an Indexed Job, and a headless Service by which its pods find the first one. Pure.
+
+Where an operator has named a runtime of Kubeflow's Trainer, a TrainJob is created instead: `trainjob`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +23,25 @@ WATCHED = "regraft.dev/watched-at"
 MANAGED = {"app.kubernetes.io/name": "regraft-training", "app.kubernetes.io/managed-by": "regraft"}
 QUEUE = "kueue.x-k8s.io/queue-name"
 PORT = 29500
-_KEPT_SECONDS = 3600  # finished Jobs, with their pods' logs
+KEPT_SECONDS = 3600
+"""Finished Jobs, with their pods' logs."""
+COMMAND = ("python", "-m", "regraft_worker.kubernetes.pod")
 _PASSED = re.compile("REGRAFT_(STORAGE_URI|CACHE_BYTES|EPOCH|LOG_LEVEL)$")
-_CACHE = "/tmp/regraft"  # noqa: S108  # in the pod; a template may mount a volume and say where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of object that a stage may become."""
+
+    path: str
+    """Of its objects, with a place for the namespace."""
+    body: Callable[[Run, Options], Json]
+    pods: str
+    """Selector of the pods of one, with a place for its name."""
+    container: str
+    """In which the stage runs."""
+    names_pods: bool
+    """Whether its controller makes the Service by which pods find each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +77,37 @@ class Run:
 
 def job(run: Run, options: Options) -> Json:
     """The Job. No pod is tried again by Kubernetes: a retry is the control plane's, from the newest checkpoint."""
-    labels = {**MANAGED, STAGE_ID: run.stage_id, EPOCH: str(run.epoch), RUN: run.name}
-    if options.queue:
-        labels[QUEUE] = options.queue
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": run.name, "labels": labels, "annotations": {DIGEST: run.digest}},
+        "metadata": metadata(run, options),
         "spec": {
             "completionMode": "Indexed",
             "completions": run.nodes,
             "parallelism": run.nodes,
             "backoffLimit": 0,
             "suspend": bool(options.queue),
-            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
             "template": _template(run, options),
         },
     }
 
 
+JOB = Kind(path="/apis/batch/v1/namespaces/{}/jobs", body=job, pods=RUN + "={}", container=CONTAINER, names_pods=False)
+
+
+def metadata(run: Run, options: Options) -> Json:
+    """By which an attempt is found, taken over and queued."""
+    labels = {**MANAGED, STAGE_ID: run.stage_id, EPOCH: str(run.epoch), RUN: run.name}
+    if options.queue:
+        labels[QUEUE] = options.queue
+    return {"name": run.name, "labels": labels, "annotations": {DIGEST: run.digest}}
+
+
 def service(run: Run, owner: Json) -> Json:
     """Names for the pods, from the moment they start; deleted with the Job."""
-    metadata = owner["metadata"]
-    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    known = owner["metadata"]
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": known["name"], "uid": known["uid"]}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -96,32 +123,33 @@ def service(run: Run, owner: Json) -> Json:
 
 def _template(run: Run, options: Options) -> Json:
     template = copy.deepcopy(options.template())
-    metadata, spec = template.setdefault("metadata", {}), template["spec"]
-    metadata["labels"] = {**metadata.get("labels", {}), **MANAGED, STAGE_ID: run.stage_id, RUN: run.name}
+    known, spec = template.setdefault("metadata", {}), template["spec"]
+    known["labels"] = {**known.get("labels", {}), **MANAGED, STAGE_ID: run.stage_id, RUN: run.name}
     spec["restartPolicy"] = "Never"
     spec["subdomain"] = run.name
     spec.setdefault("terminationGracePeriodSeconds", int(float(run.environment.get("REGRAFT_STOP_SECONDS", "120"))))
     spec.setdefault("automountServiceAccountToken", False)  # nothing in there talks to the cluster
     container = next(container for container in spec["containers"] if container["name"] == CONTAINER)
-    container.setdefault("command", ["python", "-m", "regraft_worker.kubernetes.pod"])
-    ours = _environment(run)
+    container.setdefault("command", list(COMMAND))
+    ours = environment(run, first=f"{run.name}-0.{run.name}")
     named = {entry["name"] for entry in container.get("env", [])}
     added = [{"name": name, "value": value} for name, value in ours.items() if name not in named]
     container["env"] = [*container.get("env", []), *added]
     return template
 
 
-def _environment(run: Run) -> dict[str, str]:
-    """What a pod is told; the template's own entries go before, e.g. for credentials. Its number it has of the Job."""
+def environment(run: Run, *, first: str) -> dict[str, str]:
+    """What a pod is told, `first` being the host of the first one. Its number it has of the Job.
+
+    The template's own entries go before, e.g. for credentials.
+    """
     passed = {name: value for name, value in run.environment.items() if _PASSED.fullmatch(name)}
     return {
-        "REGRAFT_CACHE_FOLDER": _CACHE,
-        "REGRAFT_CACHE_BYTES": "0",
         **passed,
         "REGRAFT_EPOCH": str(run.epoch),
         "REGRAFT_STAGE": run.stage,
         "REGRAFT_TASK": run.task,
         "REGRAFT_NODES": str(run.nodes),
-        "REGRAFT_MASTER": f"{run.name}-0.{run.name}",
+        "REGRAFT_MASTER": first,
         "REGRAFT_MASTER_PORT": str(PORT),
     }

@@ -13,14 +13,17 @@ from regraft.specs import Spec
 
 PREFIX = "REGRAFT_KUBERNETES_"
 CONTAINER = "regraft"
+_RUNTIMES = ("", "TrainingRuntime", "ClusterTrainingRuntime")
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class Options(Spec):
     """Where the pods go and what a node has."""
 
-    pod: Path
+    pod: Path | None = None
     """YAML file with their PodTemplateSpec."""
+    runtime: str = ""
+    """Instead of it: a TrainingRuntime of the namespace by its name, or `ClusterTrainingRuntime/<name>`."""
     api: str = "https://kubernetes.default.svc"
     account: Path = Path(ACCOUNT)
     """Folder with `token`, `ca.crt` and `namespace`."""
@@ -33,9 +36,14 @@ class Options(Spec):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Options:
-        """As the environment says; what is not set has its default."""
+        """As the environment says; what is not set has its default.
+
+        Raises:
+            InvalidInputError: both a template and a runtime are named, or a kind that is no runtime.
+        """
         given = {name: environment.get(PREFIX + name.upper(), "") for name in cls.model_fields}
         found = cls.model_validate({name: value for name, value in given.items() if value})
+        _check_runtime(found)
         if found.namespace:
             return found
         return found.model_copy(update={"namespace": (found.account / "namespace").read_text(encoding="utf-8").strip()})
@@ -46,6 +54,7 @@ class Options(Spec):
         Raises:
             InvalidInputError: the file is none.
         """
+        assert self.pod is not None
         found = yaml.safe_load(self.pod.read_text(encoding="utf-8"))
         containers = found.get("spec", {}).get("containers", []) if isinstance(found, dict) else []
         if not any(container.get("name") == CONTAINER and container.get("image") for container in containers):
@@ -80,3 +89,21 @@ class Options(Spec):
                 remedy=f"Ask for a multiple of {self.node_devices}.",
             )
         return nodes, devices // nodes
+
+
+def _check_runtime(options: Options) -> None:
+    kind, _, name = options.runtime.rpartition("/")
+    if kind not in _RUNTIMES or bool(kind) > bool(name):
+        raise InvalidInputError(
+            "this is no runtime of Kubeflow's Trainer",
+            field=PREFIX + "RUNTIME",
+            value=options.runtime,
+            remedy="Name a TrainingRuntime of the namespace, or ClusterTrainingRuntime/<name>.",
+        )
+    if options.pod and options.runtime:
+        raise InvalidInputError(
+            f"{PREFIX}POD is set as well",
+            field=PREFIX + "RUNTIME",
+            value=options.runtime,
+            remedy="Unset one of them: Jobs are made from a template, TrainJobs from a runtime.",
+        )

@@ -11,7 +11,7 @@ import json
 import queue
 import sys
 import threading
-from contextlib import suppress
+import time
 from typing import Any
 
 from regraft.errors import RegraftError
@@ -30,6 +30,7 @@ class Output:
         self._cluster, self._name = cluster, name
         self.until = since
         """Time of the newest line."""
+        self._heard = time.monotonic()
         self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._stop, self._finish = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="pod-output", daemon=True)
@@ -44,6 +45,11 @@ class Output:
                 found.append(self._lines.get_nowait())
         except queue.Empty:
             return found
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the first pod has told nothing of its stage, while it ran and its output could be read."""
+        return time.monotonic() - self._heard
 
     @property
     def is_over(self) -> bool:
@@ -61,13 +67,17 @@ class Output:
     def _run(self) -> None:
         while not self._stop.is_set():
             last = self._finish.is_set()
-            with suppress(RegraftError):  # not started yet, or out of reach: asked again
+            try:
                 found = self._pod()
-                if found is not None:
+                if found is None:
+                    self._heard = time.monotonic()
+                else:
                     pod, ended = found
                     self._read(pod)
                     if ended and last:  # both before we read: that was all
                         return
+            except RegraftError:  # not started yet, or out of reach: asked again
+                self._heard = time.monotonic()
             self._stop.wait(_WAIT_SECONDS)
 
     def _pod(self) -> tuple[str, bool] | None:
@@ -79,11 +89,11 @@ class Output:
     def _read(self, pod: str) -> None:
         known = self.until
         for line in self._cluster.log(pod, since=known):
-            time, _, text = line.decode("utf-8", errors="replace").partition(" ")
+            at, _, text = line.decode("utf-8", errors="replace").partition(" ")
             # The server counts whole seconds; a line that was cut off comes again.
-            if time > known and text.endswith("\n"):
+            if at > known and text.endswith("\n"):
                 self._take(text.rstrip("\n"))
-                self.until = time
+                self.until = at
             if self._stop.is_set():
                 return
 
@@ -92,6 +102,7 @@ class Output:
         if marked is None:
             sys.stderr.write(text + "\n")
         else:
+            self._heard = time.monotonic()
             self._lines.put(marked)
 
 

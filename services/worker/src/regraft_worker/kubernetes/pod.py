@@ -23,6 +23,7 @@ from regraft.storage import local_path
 from regraft_worker.kubernetes.output import MARK
 from regraft_worker.launch import Place, join, train
 
+CACHE = "/tmp/regraft"  # noqa: S108  # in the pod; a template may mount a volume and say where
 _STOPPED = 143  # as of SIGTERM
 
 
@@ -99,4 +100,6 @@ def _evaluate(task: str, progress: Progress) -> Spec:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("REGRAFT_CACHE_FOLDER", CACHE)
+    os.environ.setdefault("REGRAFT_CACHE_BYTES", "0")
     sys.exit(main(os.environ))

@@ -3,7 +3,8 @@
 The worker computes nothing and its end ends nothing: a Job goes on when its worker restarts, and whoever gets the
 stage next finds it by its labels and takes it over, if it computes the same. At no time are there two Jobs of a stage:
 one that is not taken over is deleted first, and is gone before another is created. An API server that does not answer
-is borne for as long as it takes; what runs is not touched for that.
+is borne for as long as it takes; what runs is not touched for that. A first pod that can be read and tells nothing for
+as long as a stage process may be silent is hung: its Job is deleted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from regraft.ports import Progress
 from regraft_worker.kubernetes.api import ApiError, Json, UnreachableError
 from regraft_worker.kubernetes.cluster import Cluster, condition, epoch_of
 from regraft_worker.kubernetes.objects import DIGEST, WATCHED, Run
-from regraft_worker.kubernetes.options import Options
+from regraft_worker.kubernetes.options import PREFIX, Options
 from regraft_worker.kubernetes.output import Output, said
 from regraft_worker.launch import RankError, say
 
@@ -39,12 +40,19 @@ class LostError(RegraftError):
     reason_class = ReasonClass.INFRASTRUCTURE
 
 
+class HungError(RegraftError):
+    """The first pod runs, and reports nothing for too long."""
+
+    reason = "no_progress"
+    reason_class = ReasonClass.INFRASTRUCTURE
+
+
 def run(stage: str, task: str, *, devices: int, progress: Progress, options: Options) -> dict[str, Any]:
     """Run a stage with a task for the devices of one node, on so many devices in all; returns its result.
 
     Raises:
         InvalidInputError: the cluster has not that many devices.
-        RegraftError: as the core; `pod_lost` when the pods ended without a word.
+        RegraftError: as the core; `pod_lost` when the pods ended without a word, `no_progress` when they hang.
         InterruptedStageError: asked to stop, and the pods have; or to leave, and they go on.
     """
     nodes, each = options.nodes_for(devices)
@@ -88,6 +96,7 @@ class _Watched:
         self._made, self._name = job, job["metadata"]["name"]
         self._last: dict[str, Any] | None = None
         self._told: str | None = None
+        self._hang_seconds = float(wanted.environment.get("REGRAFT_HANG_SECONDS", "1800"))
         self._noted = self._began = time.monotonic()
         self._over = threading.Event()
         self._output = Output(cluster, self._name, since=job["metadata"].get("annotations", {}).get(WATCHED, ""))
@@ -108,6 +117,7 @@ class _Watched:
                     return self._ended(job)
                 if self._progress.should_stop():
                     return self._stopped()
+                self._end_if_hung()
                 self._say_what_it_waits_for(job)
                 self._note()
         finally:
@@ -191,6 +201,17 @@ class _Watched:
             return result
         raise InterruptedStageError("stopped; calling again goes on from the newest checkpoint")
 
+    def _end_if_hung(self) -> None:
+        """This process says that it is alive for as long as it watches, so nobody else would notice."""
+        if self._output.silent_seconds < self._hang_seconds:
+            return
+        self._cluster.delete_and_wait(self._made, tick=self._progress.should_stop)
+        raise HungError(
+            f"the first pod reported no progress for {self._hang_seconds:.0f} s; its Job was deleted",
+            value=self._name,
+            remedy="The run goes on from its newest checkpoint.",
+        )
+
     def _is_gone(self) -> bool:
         self._progress.should_stop()
         try:
@@ -261,4 +282,5 @@ def _waits_of(pod: Json) -> list[str]:
 
 def environment_of(environment: Mapping[str, str]) -> Options | None:
     """The options, where an operator has set them."""
-    return Options.of(environment) if environment.get("REGRAFT_KUBERNETES_POD") else None
+    offered = any(environment.get(PREFIX + name) for name in ("POD", "RUNTIME"))
+    return Options.of(environment) if offered else None

@@ -61,6 +61,7 @@ class _Scoring:
     def all_of(self, folder: Path) -> dict[str, Scores]:
         """Scores of one checkpoint by set."""
         model = load_model(folder, describe(folder), device=self._target.device)
+        self._progress.step(self._before, {}, total=self._total)  # what was loaded until now is no scoring
         found = {}
         for name, one in self._sets.items():
             batches = batches_of(one, self._task.batch_size)

@@ -23,9 +23,12 @@ _START = 1  # SessionLog.SessionStatus
 
 
 class EventFile:
-    """Scalars over steps. The file is made at the first write."""
+    """Scalars over steps. The file is made at the first write.
 
-    def __init__(self, folder: Path, *, first_step: int) -> None:
+    Of a run that begins at `first_step` earlier files say nothing from that step on; null leaves them as they are.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int | None) -> None:
         self._folder, self._first_step = folder, first_step
         self._path: Path | None = None
 
@@ -46,9 +49,10 @@ class EventFile:
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
         path = next(free for number in count() if not (free := self._folder / f"{stem}.{number}").exists())
-        start = _double(1, now) + _varint(2, self._first_step) + _field(7, _varint(1, _START))
-        # A session that starts at a step takes back what earlier files of the run said from that step on.
-        path.write_bytes(_record(_double(1, now) + _field(3, b"brain.Event:2")) + _record(start))
+        begin = _record(_double(1, now) + _field(3, b"brain.Event:2"))
+        if self._first_step is not None:
+            begin += _record(_double(1, now) + _varint(2, self._first_step) + _field(7, _varint(1, _START)))
+        path.write_bytes(begin)
         return path
 
 

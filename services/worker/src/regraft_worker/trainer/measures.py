@@ -61,3 +61,35 @@ class Meter:
             found["mfu"] = self._flops * self._positions / self._seconds / self._peak
         self._tokens, self._positions, self._seconds, self._steps, self._since = 0, 0, 0.0, 0, now
         return found
+
+
+class Rates:
+    """Samples per second as the Model Zoo counts them: smoothed since the last question, and over the whole run.
+
+    Of the clock on the wall: what shall not count has to be left out.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._asked = time.monotonic()
+        self._last = 0
+        self._smoothed = 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Since the last question, so long something else was done."""
+        self._began += seconds
+        self._asked += seconds
+
+    def at(self, samples: int) -> tuple[float, float]:
+        """Both rates after so many samples."""
+        now = time.monotonic()
+        rate = (samples - self._last) / max(now - self._asked, 1e-9)
+        self._smoothed = 0.6 * rate + 0.4 * self._smoothed if self._last else rate
+        self._asked, self._last = now, samples
+        return self._smoothed, samples / max(now - self._began, 1e-9)
+
+
+def throughput(rates: tuple[float, float], *, batch_size: int) -> dict[str, float]:
+    """Rates under the names that the Model Zoo's event files have."""
+    smoothed, overall = rates
+    found = {"local_samples_per_sec": smoothed, "avg_samples_per_sec": overall}
+    return found | {"avg_steps_per_sec": overall / batch_size}

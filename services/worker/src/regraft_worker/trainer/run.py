@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from regraft_worker.trainer.checkpoint import Reported
 from regraft_worker.trainer.folders import step_folder
 from regraft_worker.trainer.inputs import Inputs
 from regraft_worker.trainer.ledger import added
-from regraft_worker.trainer.measures import Meter
+from regraft_worker.trainer.measures import Meter, Rates, throughput
 from regraft_worker.trainer.saving import Saving
 from regraft_worker.trainer.scoring import score
 from regraft_worker.trainer.spikes import judged
@@ -61,6 +62,7 @@ class Run:
         self.saving = Saving(self.folder, self.spec, inputs, progress, world, reports=reports, step=state.step)
         self.spiked = False
         self.fingerprint = 0
+        self.rates, self.first = Rates(), state.step
         self.meter = Meter(
             inputs.description.architecture,
             length=inputs.train.parts[0].dataset.max_sequence_length,
@@ -75,6 +77,7 @@ class Run:
         """All steps that are left; the state after them."""
         try:
             self._score_base()
+            self.rates = Rates()  # of the steps: neither loading nor the base model's scores are in them
             while self.state.step < self.inputs.max_steps and self.state.stopped_early is None:
                 if self.world.agree(self.progress.should_stop()):
                     self._stop()
@@ -192,12 +195,13 @@ class Run:
         if self.state.step or evaluate.every_steps is None or not evaluate.at_start:
             return
         metrics = self._evaluate()
-        self.state = self.state.model_copy(update={"baseline": metrics})
+        self.state = self.state.model_copy(update={"baseline": self.state.scores})
         self._report(metrics)
 
     def _evaluate(self) -> dict[str, float]:
         """Scores of every set, and how the losses differ from the base model's."""
         # Not interrupted: a stop is heeded at the next step, so that a resumed run reports the same scores.
+        began = time.monotonic()
         found: dict[str, float] = {}
         for name, one in self.inputs.sets.items():
             scores = score(
@@ -213,7 +217,8 @@ class Run:
         self.state = self.state.model_copy(update={"scores": found})
         base = self.state.baseline
         losses = {f"{name}_loss": f"{name}_loss_change" for name in self.inputs.sets}
-        return found | {change: found[loss] - base[loss] for loss, change in losses.items() if loss in base}
+        changes = {change: found[loss] - base[loss] for loss, change in losses.items() if loss in base}
+        return found | changes | {"evaluation_seconds": time.monotonic() - began}
 
     def _stop_early_if_due(self) -> None:
         spec = self.spec.early_stopping
@@ -229,6 +234,10 @@ class Run:
         step, tokens = self.state.step, self.state.tokens_seen
         self.reports.append({"step": step, "metrics": metrics, "tokens": tokens})
         self.progress.step(step, metrics, total=self.inputs.max_steps, tokens=tokens)
+        batch = self.spec.batch_size
+        self.rates.leave_out(metrics.get("evaluation_seconds", 0.0))
+        if "train_loss" in metrics:
+            metrics = metrics | throughput(self.rates.at((step - self.first) * batch), batch_size=batch)
         for tracker in self.trackers:
             tracker.log(step, metrics, tokens)
 

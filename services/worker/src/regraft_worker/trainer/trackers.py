@@ -1,7 +1,8 @@
 """Where metrics go besides the progress port: TensorBoard's files, and Weights & Biases or MLflow when asked for.
 
 TensorBoard gets each metric under the tags people know: `train/loss`, `val/loss`, `general/perplexity`, and beside them
-those of the Cerebras Model Zoo: `loss`, `lr/0`, `eval/lm_perplexity`, `eval/accuracy`.
+those of the Cerebras Model Zoo: `loss`, `lr/0` and `lr/1` (of the parameters that are decayed, and of the others),
+`local_samples_per_sec`, `avg_samples_per_sec`, `avg_steps_per_sec`, `eval/loss`, `eval/lm_perplexity`, `eval/accuracy`.
 
 The other two are used when their own environment variables ask for them, and are no dependencies of this project:
 
@@ -28,13 +29,15 @@ _MLFLOW_ID = "mlflow_run_id"
 
 _TAGS = {
     "train_loss": ("train/loss", "loss"),
-    "train_lr": ("train/lr", "lr/0"),
+    "train_lr": ("train/lr", "lr/0", "lr/1"),
     "train_grad_norm": ("train/grad_norm",),
     "val_loss": ("val/loss", "eval/loss"),
     "val_perplexity": ("val/perplexity", "eval/lm_perplexity"),
     "val_accuracy": ("val/accuracy", "eval/accuracy"),
     "train_loss_scale": ("train/loss_scale", "loss_scale"),
     "train_skipped_steps": ("train/skipped_steps",),
+    "evaluation_seconds": ("val/seconds",),
+    **{name: (name,) for name in ("local_samples_per_sec", "avg_samples_per_sec", "avg_steps_per_sec")},
 }
 
 

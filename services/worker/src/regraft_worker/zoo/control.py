@@ -40,6 +40,8 @@ class Control:
     """Checkpoints of this run that stay; null: all."""
     model_dir: str
     logging: str
+    summary_dir: str | None
+    """Where TensorBoard's files go; null: where the release has them."""
 
     def end_of(self, start: int, windows: int, batch_size: int) -> int:
         """The step to end at, of a run that begins after `start` steps.
@@ -82,12 +84,13 @@ def control_of(section: Section, *, mode: str) -> Control:
         seed=_or(whole(section, "seed", _WHERE, least=0), 1),
         eval_steps=whole(section, "eval_steps", _WHERE),
         eval_frequency=whole(section, "eval_frequency", _WHERE),
-        checkpoint_path=_path(section.get("checkpoint_path")),
+        checkpoint_path=_path(section.get("checkpoint_path"), "checkpoint_path"),
         autoload=flag(section, "autoload_last_checkpoint", _WHERE, default=True),
         states=frozenset(("model",)) if pretrained else _states(section.get("load_checkpoint_states")),
         strict=not (pretrained or flag(section, "disable_strict_checkpoint_loading", _WHERE, default=False)),
         model_dir=str(section.get("model_dir") or "model_dir"),
         logging=str(section.get("logging") or "INFO"),
+        summary_dir=_path(section.get("summary_dir"), "summary_dir"),
         keep=whole(section, "max_checkpoints", _WHERE)
         or whole(section, "keep_checkpoint_max", _WHERE, least=0)
         or None,
@@ -138,10 +141,10 @@ def _states(found: object) -> frozenset[str]:
     return frozenset(states)
 
 
-def _path(found: object) -> str | None:
+def _path(found: object, field: str) -> str | None:
     if found is None or (isinstance(found, str) and found):
         return found
-    raise InvalidInputError("must be the path of a checkpoint", field="checkpoint_path", value=found)
+    raise InvalidInputError("must be a path", field=field, value=found)
 
 
 def _or(found: int | None, default: int) -> int:

@@ -48,7 +48,8 @@ OPTIMIZER_KEYS = OPTIMIZER_USED | OPTIMIZER_NO_EFFECT | OPTIMIZER_REFUSED
 RUNCONFIG_USED = words(
     "max_steps num_steps num_epochs steps_per_epoch log_steps checkpoint_steps save_initial_checkpoint seed eval_steps "
     "eval_frequency checkpoint_path autoload_last_checkpoint is_pretrained_checkpoint load_checkpoint_states "
-    "disable_strict_checkpoint_loading keep_checkpoint_max max_checkpoints logging model_dir"
+    "disable_strict_checkpoint_loading keep_checkpoint_max max_checkpoints logging model_dir "
+    "summary_dir"
 )
 RUNCONFIG_NO_EFFECT = words(
     "autogen_policy check_loss_values compile_dir credentials_path debug_args debug_args_path disable_version_check "
@@ -57,7 +58,7 @@ RUNCONFIG_NO_EFFECT = words(
     "job_time_sec lazy_initialization log_input_summaries main_process_id mgmt_address mgmt_namespace mode mount_dirs "
     "multireplica num_act_servers num_csx num_replicas num_wgt_servers num_workers_per_csx op_profiler_config "
     "precision_opt_level python_paths retrace_every_iteration save_losses save_stream_size save_summary_steps "
-    "service_dir show_debug_metrics skip_train_recv_activations summary_dir sync_batchnorm target_device "
+    "service_dir show_debug_metrics skip_train_recv_activations sync_batchnorm target_device "
     "transfer_processes use_appliance_data use_cs_grad_accum use_cstorch_optimizer_step variant wsc_log_level "
     "cbcore_image cluster_config "
     "act_memory_gi cmd_memory_gi wgt_memory_gi wrk_memory_gi compile_crd_memory_gi execute_crd_memory_gi"

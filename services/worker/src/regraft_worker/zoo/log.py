@@ -20,8 +20,8 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @contextmanager
-def run_log(model_dir: Path, *, era: str, mode: str, level: str, params: str) -> Iterator[logging.Logger]:
-    """A logger for one run, and the run's copy of its params file.
+def run_log(model_dir: Path, *, era: str, mode: str, stamp: str, level: str, params: str) -> Iterator[logging.Logger]:
+    """A logger for one run that began at `stamp`, and the run's copy of its params file.
 
     Raises:
         InvalidInputError: no such level, or the folder cannot be written to.
@@ -29,7 +29,7 @@ def run_log(model_dir: Path, *, era: str, mode: str, level: str, params: str) ->
     if level.upper() not in _LEVELS:
         raise InvalidInputError("no such level", field="--logging", value=level, remedy=f"Use {', '.join(_LEVELS)}.")
     try:
-        file = _log_file(model_dir, era=era, mode=mode)
+        file = _log_file(model_dir, era=era, mode=mode, stamp=stamp)
         copy = model_dir / mode / f"params_{mode}.yaml"
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(params, encoding="utf-8")
@@ -48,9 +48,8 @@ def run_log(model_dir: Path, *, era: str, mode: str, level: str, params: str) ->
         handlers[1].close()
 
 
-def _log_file(model_dir: Path, *, era: str, mode: str) -> Path:
+def _log_file(model_dir: Path, *, era: str, mode: str, stamp: str) -> Path:
     model_dir.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d_%H%M%S")
     if era == "1.8":
         return model_dir / f"run_{stamp}.log"
     logs = model_dir / "cerebras_logs"
@@ -67,23 +66,6 @@ def _link(link: Path, target: Path) -> None:
         shutil.rmtree(link)
     link.unlink(missing_ok=True)
     link.symlink_to(target.relative_to(link.parent))
-
-
-class Rates:
-    """Samples per second: smoothed since the last line, and over the whole run."""
-
-    def __init__(self) -> None:
-        self._began = self._asked = time.monotonic()
-        self._total = self._last = 0
-        self._smoothed = 0.0
-
-    def at(self, samples: int) -> tuple[float, float]:
-        """Rate and GlobalRate after so many samples."""
-        now = time.monotonic()
-        rate = (samples - self._last) / max(now - self._asked, 1e-9)
-        self._smoothed = 0.6 * rate + 0.4 * self._smoothed if self._last else rate
-        self._asked, self._last = now, samples
-        return self._smoothed, samples / max(now - self._began, 1e-9)
 
 
 def step_line(

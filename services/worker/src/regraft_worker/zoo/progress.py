@@ -11,7 +11,9 @@ from pathlib import Path
 from regraft.ports import Level, NullProgress
 from regraft.specs import TrainingSpec
 from regraft.storage import local_path
-from regraft_worker.zoo.log import Rates, saving_line, score_lines, step_line
+from regraft_worker.trainer.measures import Rates
+from regraft_worker.zoo.events import Events
+from regraft_worker.zoo.log import saving_line, score_lines, step_line
 from regraft_worker.zoo.mdl import Position, write_mdl
 from regraft_worker.zoo.params import Params
 from regraft_worker.zoo.reader import Reader
@@ -40,8 +42,21 @@ class RunProgress(NullProgress):
         self.logger.warning("stopping after this step")
 
 
+class ScoreProgress(RunProgress):
+    """The clock of an evaluation, which starts when the model is loaded."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logger)
+        self.rates: Rates | None = None
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
+    ) -> None:
+        self.rates = self.rates or Rates()
+
+
 class TrainProgress(RunProgress):
-    """Lines of steps, and a `checkpoint_<step>.mdl` for every checkpoint of the trainer."""
+    """Lines and points of steps, and a `checkpoint_<step>.mdl` for every checkpoint of the trainer."""
 
     def __init__(
         self,
@@ -53,16 +68,17 @@ class TrainProgress(RunProgress):
         start: int,
         model_dir: Path,
         batches: Mapping[str, int],
+        events: Events,
     ) -> None:
         super().__init__(logger)
         assert params.train is not None, "a training run"
         self.params, self.training, self.device = params, training, device
         self.reader: Reader = params.train
-        self.start, self.model_dir, self.batches = start, model_dir, batches
+        self.start, self.model_dir, self.batches, self.events = start, model_dir, batches, events
         self._said = {"Train": start, "Eval": start}
         self.saved: list[Path] = []
         self._steps: set[int] = set()
-        self._rates = self._scoring = Rates()
+        self._rates: Rates | None = None
 
     def step(
         self, step: int, metrics: Mapping[str, float], *, total: int | None = None, tokens: int | None = None
@@ -70,15 +86,18 @@ class TrainProgress(RunProgress):
         """The trainer repeats what it said before a stop; only what is new becomes a line."""
         if step <= self.start:
             return
+        scored = "val_loss" in metrics and self._is_new("Eval", step)
+        if scored and self._rates is not None:
+            self._rates.leave_out(metrics["evaluation_seconds"])
         due = step % self.params.control.log_steps == 0 or step == self.training.max_steps
         if "train_loss" in metrics and due and self._is_new("Train", step):
-            self._say_step(step, metrics["train_loss"])
-        if "val_loss" in metrics and self._is_new("Eval", step):
+            self._say_step(step, metrics, tokens or 0)
+        if scored:
             self._say_scores(step, metrics)
 
     def should_stop(self) -> bool:
-        """Asked before each step, so the clock of an evaluation that follows on the step starts here."""
-        self._scoring = Rates()
+        """Asked before each step, so the clock of the steps starts here, when all is loaded."""
+        self._rates = self._rates or Rates()
         return super().should_stop()
 
     def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
@@ -125,17 +144,27 @@ class TrainProgress(RunProgress):
         self._said[kind] = max(step, self._said[kind])
         return new
 
-    def _say_step(self, step: int, loss: float) -> None:
-        rates = self._rates.at((step - self.start) * self.training.batch_size)
-        self.logger.info(step_line("Train", era=self.params.era, device=self.device, step=step, loss=loss, rates=rates))
+    def _say_step(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        era, batch = self.params.era, self.training.batch_size
+        assert self._rates is not None, "asked for before the first step"
+        rates, loss = self._rates.at((step - self.start) * batch), metrics["train_loss"]
+        self.logger.info(step_line("Train", era=era, device=self.device, step=step, loss=loss, rates=rates))
+        own = {name: value for name, value in metrics.items() if not self._is_of_scoring(name)}
+        self.events.trained(step, own, rates, batch_size=batch, tokens=tokens)
 
     def _say_scores(self, step: int, metrics: Mapping[str, float]) -> None:
         """Of all sets together, the rate; of each, the rest."""
         era, sets = self.params.era, zip(self.batches.values(), self.params.scored, strict=True)
-        rates = self._scoring.at(sum(batches * reader.batch_size for batches, reader in sets))
+        rate = sum(batches * reader.batch_size for batches, reader in sets) / metrics["evaluation_seconds"]
+        rates = (rate, rate)
         for name, batches in self.batches.items():
             scores = {what: metrics[f"{name}_{what}"] for what in ("loss", "perplexity", "accuracy")}
             loss = scores["loss"]
             line = step_line("Eval", era=era, device=self.device, step=step, loss=loss, rates=rates, batches=batches)
             for said in (line, *score_lines(scores, era=era)):
                 self.logger.info(said)
+        found = {name: value for name, value in metrics.items() if self._is_of_scoring(name)}
+        self.events.scored(step, found, rates, batch_size=self.params.scored[0].batch_size)
+
+    def _is_of_scoring(self, metric: str) -> bool:
+        return metric == "evaluation_seconds" or any(metric.startswith(f"{name}_") for name in self.batches)

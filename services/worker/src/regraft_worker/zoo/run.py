@@ -28,9 +28,10 @@ from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.loop import train
 from regraft_worker.trainer.targets import target_for
-from regraft_worker.zoo.log import Rates, done_line, run_log, score_lines, step_line
+from regraft_worker.zoo.events import Events
+from regraft_worker.zoo.log import done_line, run_log, score_lines, step_line
 from regraft_worker.zoo.params import Mode, Params, read_params
-from regraft_worker.zoo.progress import RunProgress, TrainProgress
+from regraft_worker.zoo.progress import ScoreProgress, TrainProgress
 from regraft_worker.zoo.reader import Reader
 from regraft_worker.zoo.start import (
     Found,
@@ -71,17 +72,18 @@ def run(
     target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
     read = read_params(params, mode=mode, device=device, given=given, checkpoint_format=checkpoint_format)
     model_dir = model_dir or Path(read.control.model_dir)
-    level = level or read.control.logging
-    with run_log(model_dir, era=read.era, mode=mode, level=level, params=read.text) as logger:
+    level, stamp = level or read.control.logging, time.strftime("%Y%m%d_%H%M%S")
+    with run_log(model_dir, era=read.era, mode=mode, stamp=stamp, level=level, params=read.text) as logger:
         for note in read.notes:
             logger.info(note)
         if mode.startswith("train"):
-            _train(read, logger, device=device, model_dir=model_dir)
+            _train(read, logger, device=device, model_dir=model_dir, stamp=stamp)
         else:
-            _score_all(read, logger, device=device, model_dir=model_dir, every=mode == "eval_all")
+            every = mode == "eval_all"
+            _score_all(read, logger, device=device, model_dir=model_dir, stamp=stamp, every=every)
 
 
-def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> None:
+def _train(params: Params, logger: Logger, *, device: str, model_dir: Path, stamp: str) -> None:
     reader = params.train
     assert reader is not None, "read for this mode"
     with _work(model_dir) as work, _start(params, model_dir, logger) as found:
@@ -102,13 +104,17 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path) -> N
             output_uri=str(work / "run"),
         )
         progress = TrainProgress(
-            logger, params, training, device=_LABELS[device], start=start, model_dir=model_dir, batches=batches
+            logger,
+            params,
+            training,
+            device=_LABELS[device],
+            start=start,
+            model_dir=model_dir,
+            batches=batches,
+            events=_events(params, model_dir, stamp, first_step=start + 1 if start else 0),
         )
         _lay_out(work, found, params, task, progress, windows=windows)
-        try:
-            _go(task, progress, start=start)
-        finally:
-            _keep_events(work / "run" / "tensorboard", model_dir / "train")
+        _go(task, progress, start=start)
     logger.info(done_line("Training", era=params.era))
 
 
@@ -116,9 +122,14 @@ def _link_scored(work: Path, params: Params) -> dict[str, int]:
     """The sets to score while training, the first one beside the training windows; batches of each by its name."""
     found = {}
     for place, reader in enumerate(params.scored):
-        name, folder = (f"eval_{place}", work / f"eval_{place}") if place else (OWN_SET, work / "data")
+        name = _set_name(place)
+        folder = work / (name if place else "data")
         found[name] = link_eval(folder, reader, eval_steps=params.control.eval_steps)
     return found
+
+
+def _set_name(place: int) -> str:
+    return f"eval_{place}" if place else OWN_SET
 
 
 def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
@@ -141,11 +152,9 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
         progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
 
 
-def _keep_events(made: Path, kept: Path) -> None:
-    """TensorBoard files go where the Model Zoo has them."""
-    for file in made.glob("*") if made.is_dir() else ():
-        kept.mkdir(exist_ok=True)
-        shutil.move(file, kept / file.name)
+def _events(params: Params, model_dir: Path, stamp: str, *, first_step: int | None) -> Events:
+    summary_dir = params.control.summary_dir
+    return Events(model_dir, era=params.era, stamp=stamp, summary_dir=summary_dir, first_step=first_step)
 
 
 def _training(
@@ -156,7 +165,7 @@ def _training(
     assert isinstance(batch_size, int), "read from the params file"
     end = control.end_of(start, windows, batch_size)
     every = min(control.checkpoint_steps or end, end)
-    found: dict[str, Any] = {**params.training, **data, "max_steps": end}
+    found: dict[str, Any] = {**params.training, **data, "max_steps": end, "tensorboard": False}  # Events writes them
     # Lines and files come in the order of the steps, as there: nothing is written while training goes on.
     found["checkpoint"] = {"every_steps": every, "keep_last": 2, "background": False}
     if params.scored:
@@ -203,7 +212,7 @@ def _state(task: TrainTask, found: Found, *, windows: int) -> dict[str, object]:
     }
 
 
-def _score_all(params: Params, logger: Logger, *, device: str, model_dir: Path, every: bool) -> None:
+def _score_all(params: Params, logger: Logger, *, device: str, model_dir: Path, stamp: str, every: bool) -> None:
     paths = saved_checkpoints(model_dir)
     if params.control.checkpoint_path is not None:
         paths = [Path(params.control.checkpoint_path)]
@@ -211,20 +220,27 @@ def _score_all(params: Params, logger: Logger, *, device: str, model_dir: Path, 
         raise InvalidInputError(
             "there is nothing to score", field="--checkpoint_path", remedy=f"Name a checkpoint; {model_dir} has none."
         )
+    events = _events(params, model_dir, stamp, first_step=None)
     for path in paths if every else paths[-1:]:
         with open_start(path, params, to_train=False) as found, _work(model_dir) as work:
             logger.info(f"Loading weights from checkpoint {path}")
             _say_notes(found, logger)
             write_base(work / "base", found.tensors, params)
-            for reader in params.scored:
-                _score(params, reader, work, logger, device=device, step=found.global_step)
+            for place, reader in enumerate(params.scored):
+                name, step = _set_name(place), found.global_step
+                scores, rates = _score(params, reader, work, logger, device=device, step=step)
+                named = {f"{name}_{what}": value for what, value in scores.items()}
+                events.scored(step, named, rates, batch_size=reader.batch_size)
     logger.info(done_line("Evaluation", era=params.era))
 
 
-def _score(params: Params, reader: Reader, work: Path, logger: Logger, *, device: str, step: int) -> None:
+def _score(
+    params: Params, reader: Reader, work: Path, logger: Logger, *, device: str, step: int
+) -> tuple[dict[str, float], tuple[float, float]]:
+    """Loss, perplexity and accuracy, which the log says, and samples per second."""
     data = work / reader.where
     batches = link_eval(data, reader, eval_steps=params.control.eval_steps)
-    rates = Rates()
+    progress = ScoreProgress(logger)
     task = EvaluateTask(
         dataset_uri=str(data),
         checkpoints={"model": str(work / "base")},
@@ -233,13 +249,15 @@ def _score(params: Params, reader: Reader, work: Path, logger: Logger, *, device
         target=TargetSpec(kind=device),
         output_uri=str(work / "report"),
     )
-    found = evaluate(task, RunProgress(logger)).scores["model"]
-    samples = rates.at(batches * reader.batch_size)
+    found = evaluate(task, progress).scores["model"]
+    assert progress.rates is not None, "told at the start"
+    pace = progress.rates.at(batches * reader.batch_size)
     label = _LABELS[device]
-    line = step_line("Eval", era=params.era, device=label, step=step, loss=found.loss, rates=samples, batches=batches)
+    line = step_line("Eval", era=params.era, device=label, step=step, loss=found.loss, rates=pace, batches=batches)
     scores = {"loss": found.loss, "perplexity": found.perplexity, "accuracy": found.accuracy}
     for said in (line, *score_lines(scores, era=params.era)):
         logger.info(said)
+    return scores, pace
 
 
 @contextmanager

@@ -123,16 +123,20 @@ def _callbacks(init: Section, quiet: list[str]) -> dict[str, object]:
         else:
             known = {"KeepNCheckpoints", "LoadCheckpointStates", *_QUIET_CALLBACKS, *_FLAGS}
             raise unknown_key(name, "trainer.init.callbacks", known)
-    _loggers(init, quiet)
-    return found
+    return found | _loggers(init, quiet)
 
 
-def _loggers(init: Section, quiet: list[str]) -> None:
+def _loggers(init: Section, quiet: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, options in _named(init.get("loggers"), "trainer.init.loggers"):
         if name not in _LOGGERS:
             raise unknown_key(name, "trainer.init.loggers", _LOGGERS)
         sort_keys(options, f"trainer.init.loggers.{name}", used=_LOGGERS[name])
-        quiet.append(f"trainer.init.loggers.{name}")
+        if options.get("summary_dir") is not None:
+            found["summary_dir"] = options["summary_dir"]
+        else:
+            quiet.append(f"trainer.init.loggers.{name}")
+    return found
 
 
 def _optimizer(init: Section, quiet: list[str]) -> dict[str, object]:

@@ -1,9 +1,8 @@
-"""What every writer does: a new file of known size, tensors copied into it block by block, digests made beside it.
+"""What every writer does: a file of known size, its space taken at once, written at offsets.
 
-A second thread hashes a block while the first one writes it. Both are done with it before the next one is asked for:
-a source that maps its file gives pages back then, and a thread that lagged would bring them into memory again, for
-good. Written pages are handed to the disk at once, so that the last sync has little left to do and a large
-checkpoint does not push everything else out of the page cache.
+Written pages are handed to the disk at once, so that the last sync has little left to do and a large checkpoint does
+not push everything else out of the page cache. With a journal the file is one to go on with: one that was cut short is
+opened again, and stays when the writing fails.
 
 When not to use it: for small files of text or JSON; those need none of it.
 """
@@ -13,64 +12,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
-from regraft.errors import ConflictError, InvalidDataError
+from regraft.errors import ConflictError
 from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.writers.journal import Journal
 
 Tick = Callable[[int], None]
 """Told of the bytes of each block after it is written; raises to stop."""
-WriteBlock = Callable[[torch.Tensor, int], None]
-"""Takes a block, and the bytes of its tensor that came before it."""
 
 COPY_BYTES = 8 * 2**20
-"""A block: both threads find it in the processor's cache."""
+"""A block: small enough to be found in the processor's cache again."""
 # Of a mapped source the kernel copies larger pieces several times slower on some processors (measured: AMD EPYC).
 _PIECE_BYTES = 2**18
 _WORTH_FLUSHING = 2**20
-
-
-class Copier:
-    """Copies tensors and hashes them; `digests` afterwards gives the sha256 of the raw little-endian bytes of each."""
-
-    def __init__(self, tick: Tick) -> None:
-        self._tick = tick
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        self._found: dict[str, str] = {}
-
-    def copy(self, lazy: Lazy, write: WriteBlock, *, block_bytes: int = COPY_BYTES) -> None:
-        """All of one tensor."""
-        sha256, copied = hashlib.sha256(), 0
-        for block in lazy.blocks(block_bytes):
-            _check_dtype(lazy, block)
-            hashed = self._thread.submit(sha256.update, raw(block))
-            write(block, copied)
-            hashed.result()
-            copied += block.nbytes
-            self._tick(block.nbytes)
-        if copied != lazy.nbytes:
-            raise _not_as_promised(lazy, f"{copied} bytes instead of {lazy.nbytes}")
-        self._found[lazy.name] = sha256.hexdigest()
-
-    def digests(self, aliases: Mapping[str, str]) -> dict[str, str]:
-        """Of every tensor copied, and of those that share their values."""
-        found = self._found
-        return found | {name: found[target] for name, target in aliases.items() if target in found}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown(cancel_futures=kind is not None)
 
 
 class NewFile:
@@ -80,7 +39,7 @@ class NewFile:
         self._descriptor = descriptor
 
     def write_at(self, offset: int, content: bytes | memoryview) -> None:
-        """All of `content`, wherever it stands in the file."""
+        """All of `content`, wherever it stands in the file. May be called by several threads."""
         view = memoryview(content)
         written = 0
         while written < len(view):
@@ -89,9 +48,14 @@ class NewFile:
             # Starts writing to the disk those pages that are not there yet, and drops those that are.
             os.posix_fadvise(self._descriptor, offset, written, os.POSIX_FADV_DONTNEED)
 
-    def blocks_at(self, start: int) -> WriteBlock:
-        """Takes the blocks of a tensor whose first byte is at `start`."""
-        return lambda block, before: self.write_at(start + before, raw(block))
+    def sha256(self, offset: int, count: int, tick: Tick) -> str:
+        """Of `count` bytes as they are in the file."""
+        found, buffer = hashlib.sha256(), memoryview(bytearray(min(COPY_BYTES, count)))
+        while count and (read := os.preadv(self._descriptor, [buffer[:count]], offset)):
+            found.update(buffer[:read])
+            offset, count = offset + read, count - read
+            tick(read)
+        return found.hexdigest()
 
     def sync(self) -> None:
         """Wait until it is on the disk."""
@@ -99,15 +63,20 @@ class NewFile:
 
 
 @contextmanager
-def new_file(path: Path, size: int) -> Iterator[NewFile]:
+def new_file(path: Path, size: int, journal: Journal | None = None) -> Iterator[NewFile]:
     """A file of `size` bytes, synced and closed when the block ends, removed when it raises.
 
+    With the `journal` of this file one that was begun is opened, and none is removed.
+
     Raises:
-        ConflictError: there is one already.
+        ConflictError: there is one already, and no journal.
         OSError: no space is left for all of it, said before anything is written.
     """
-    with removed_unless_whole(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    if journal is not None:
+        journal.begin(size)
+    with removed_unless_whole(path) if journal is None else nullcontext():
+        fresh = os.O_EXCL if journal is None else 0
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o666)
         try:
             reserve(descriptor, size, path)
             file = NewFile(descriptor)
@@ -165,16 +134,6 @@ def copies_of(tensors: Mapping[str, Lazy], aliases: Mapping[str, str]) -> list[L
     return [replace(tensors[target], name=name) for name, target in aliases.items()]
 
 
-def _check_dtype(lazy: Lazy, block: torch.Tensor) -> None:
-    if block.dtype != lazy.dtype:
-        raise _not_as_promised(lazy, f"{block.dtype} instead of {lazy.dtype}")
-
-
-def _not_as_promised(lazy: Lazy, what: str) -> InvalidDataError:
-    return InvalidDataError(
-        f"reading '{lazy.name}' gave {what}",
-        field="checkpoint",
-        value=lazy.name,
-        remedy="Check that nothing changes the file while it is converted.",
-        reason="source_changed",
-    )
+def with_aliases(digests: Mapping[str, str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Digests of every tensor copied, and of those that share their values."""
+    return {**digests, **{name: digests[target] for name, target in aliases.items() if target in digests}}

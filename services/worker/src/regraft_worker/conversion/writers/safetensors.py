@@ -16,7 +16,9 @@ import torch
 
 from regraft.errors import InvalidInputError
 from regraft_worker.conversion.lazy import Lazy
-from regraft_worker.conversion.writers.base import Copier, Tick, copies_of, named, new_file
+from regraft_worker.conversion.writers.base import Tick, copies_of, named, new_file
+from regraft_worker.conversion.writers.copying import Placed, copy_tensors
+from regraft_worker.conversion.writers.journal import Journal
 
 _DTYPES: Mapping[torch.dtype, str] = {
     torch.bool: "BOOL",
@@ -44,9 +46,12 @@ def write_safetensors(
     *,
     values: Mapping[str, object] = {},
     aliases: Mapping[str, str] = {},
+    journal: Journal | None = None,
     tick: Tick,
 ) -> dict[str, str]:
     """Write a new file; the sha256 of every tensor by name. `values` are strings and go into the metadata.
+
+    With the `journal` of this file an earlier call that was cut short is gone on with.
 
     Raises:
         InvalidInputError: a value or dtype that the format cannot hold.
@@ -57,11 +62,11 @@ def write_safetensors(
     ordered = sorted(everything, key=lambda lazy: -lazy.dtype.itemsize)
     header, offsets = _header(ordered, _metadata(values))
     size = len(header) + sum(lazy.nbytes for lazy in ordered)
-    with Copier(tick) as copier, new_file(path, size) as file:
+    with new_file(path, size, journal) as file:
         file.write_at(0, header)
-        for lazy in ordered:
-            copier.copy(lazy, file.blocks_at(offsets[lazy.name]))
-        return copier.digests({})
+        placed = [Placed(lazy, offsets[lazy.name]) for lazy in ordered]
+        sums = copy_tensors(file, placed, tick=tick, journal=journal)
+    return {name: found.sha256 for name, found in sums.items()}
 
 
 def _header(tensors: list[Lazy], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:

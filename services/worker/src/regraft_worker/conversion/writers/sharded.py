@@ -1,8 +1,9 @@
 """A Hugging Face checkpoint in one file, or in several with an index, named as `transformers` names them.
 
 Which tensor goes where is known from the sizes alone. With a `source` given, writing can be taken up again: a shard
-gets its final name when it is whole and on the disk, and a state file says which ones are, for which plan. After a kill
-the same call writes only what is missing, or no longer has the digests it was written with. The price: a name for the
+gets its final name when it is whole and on the disk, and a state file says which ones are, for which plan; of the one
+that is being written a journal says which tensors are. After a kill the same call writes only what is missing, or no
+longer has the digests it was written with. The price: a name for the
 source, without which shards of another checkpoint of the same shapes could be taken for its own; the caller makes it
 (an address, or path, size and time).
 """
@@ -18,6 +19,7 @@ from typing import Literal, NamedTuple
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.writers.base import Tick, copies_of, named
 from regraft_worker.conversion.writers.finished import Finished
+from regraft_worker.conversion.writers.journal import Journal
 from regraft_worker.conversion.writers.nesting import flat
 from regraft_worker.conversion.writers.safetensors import write_safetensors
 from regraft_worker.conversion.writers.torch_zip import write_torch_zip
@@ -69,7 +71,7 @@ def write_sharded(
             if shard.name in whole.digests:
                 tick(shard.nbytes)
             else:
-                whole.add(shard.name, _write(folder / shard.name, shard, weights, tick))
+                _write(folder / shard.name, shard, weights, whole, tick)
     except BaseException:
         if not source and finished is None:
             whole.forget()
@@ -109,15 +111,13 @@ def _names(count: int, weights: Weights, *, numbered: bool) -> list[str]:
     return [f"{stem}-{number:05d}-of-{count:05d}.{weights}" for number in range(1, count + 1)]
 
 
-def _write(path: Path, shard: Shard, weights: Weights, tick: Tick) -> dict[str, str]:
-    partial = path.with_name(path.name + _PARTIAL)
-    partial.unlink(missing_ok=True)  # of a run that was killed
-    if weights == "safetensors":
-        digests = write_safetensors(partial, shard.tensors, tick=tick)
-    else:
-        digests = write_torch_zip(partial, shard.tensors, nest=flat, tick=tick)
-    partial.rename(path)
-    return digests
+def _write(path: Path, shard: Shard, weights: Weights, whole: Finished, tick: Tick) -> None:
+    def write(partial: Path, journal: Journal | None) -> dict[str, str]:
+        if weights == "safetensors":
+            return write_safetensors(partial, shard.tensors, journal=journal, tick=tick)
+        return write_torch_zip(partial, shard.tensors, nest=flat, journal=journal, tick=tick)
+
+    whole.make(path, path.with_name(path.name + _PARTIAL), write)
 
 
 def _plan_digest(shards: Iterable[Shard], source: str) -> str:

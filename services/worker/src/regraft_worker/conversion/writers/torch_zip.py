@@ -23,7 +23,9 @@ from zlib_ng import zlib_ng
 
 from regraft.errors import InvalidInputError
 from regraft_worker.conversion.lazy import Lazy
-from regraft_worker.conversion.writers.base import Copier, NewFile, Tick, named, new_file, raw
+from regraft_worker.conversion.writers.base import NewFile, Tick, named, new_file, with_aliases
+from regraft_worker.conversion.writers.copying import Placed, copy_tensors
+from regraft_worker.conversion.writers.journal import Journal
 from regraft_worker.conversion.writers.nesting import Kind, Nest, below_first, build, by_keys, in_order
 from regraft_worker.conversion.writers.zip_layout import ALIGNMENT, Entry, directory, lay_out
 
@@ -52,11 +54,13 @@ def write_torch_zip(
     nest: Nest = below_first,
     kind: Kind = by_keys,
     order: Iterable[str] = (),
+    journal: Journal | None = None,
     tick: Tick,
 ) -> dict[str, str]:
     """Write a new file; the sha256 of every tensor by name. An alias is the same tensor under another name.
 
-    `nest` and `kind` say how dotted names become nested containers, `order` which names come first in them.
+    `nest` and `kind` say how dotted names become nested containers, `order` which names come first in them. With the
+    `journal` of this file an earlier call that was cut short is gone on with.
 
     Raises:
         InvalidInputError: a dtype that this encoding cannot hold.
@@ -68,15 +72,14 @@ def write_torch_zip(
     small |= {"byteorder": sys.byteorder.encode(), "version": b"3\n", ".data/serialization_id": bytes(_ID_DIGITS)}
     entries = _entries(path.stem, small, list(by_name.values()))
     size = entries[-1].end + len(directory(entries, [0] * len(entries)))
-    with Copier(tick) as copier, new_file(path, size) as file:
-        storages = {f"data/{number}": lazy for number, lazy in enumerate(by_name.values())}
+    with new_file(path, size, journal) as file:
         archive = _Archive(file, entries)
-        for name, lazy in storages.items():
-            archive.copy(name, lazy, copier)
-        digests = copier.digests({name: target for name, target in aliases.items() if target in by_name})
+        placed = [Placed(lazy, archive.place(f"data/{number}")) for number, lazy in enumerate(by_name.values())]
+        sums = copy_tensors(file, placed, tick=tick, journal=journal, with_crc32=True)
+        digests = with_aliases({name: found.sha256 for name, found in sums.items()}, aliases)
         small[".data/serialization_id"] = _identity(digests)
-        archive.finish(small)
-        return digests
+        archive.finish({f"data/{number}": found.crc32 for number, found in enumerate(sums.values())}, small)
+    return digests
 
 
 class _Storage:
@@ -110,35 +113,27 @@ class _Pickler(pickle.Pickler):
 
 
 class _Archive:
-    """The entries of one file, each written once."""
+    """The entries of one file."""
 
     def __init__(self, file: NewFile, entries: list[Entry]) -> None:
         self._file = file
         self._entries = {_short(entry.name): entry for entry in entries}
-        self._crc32s: dict[str, int] = {}
 
-    def copy(self, name: str, lazy: Lazy, copier: Copier) -> None:
-        start, crc32 = self._entries[name].data_at, 0
+    def place(self, name: str) -> int:
+        """Where the data of an entry begins."""
+        return self._entries[name].data_at
 
-        def write(block: torch.Tensor, before: int) -> None:
-            nonlocal crc32
-            content = raw(block)
-            crc32 = zlib_ng.crc32(content, crc32)
-            self._file.write_at(start + before, content)
-
-        copier.copy(lazy, write)
-        self._frame(name, crc32)
-
-    def finish(self, small: Mapping[str, bytes]) -> None:
+    def finish(self, storages: Mapping[str, int], small: Mapping[str, bytes]) -> None:
+        """Write what is around the storages, whose checksums are given, and the small entries."""
         for name, content in small.items():
-            self._file.write_at(self._entries[name].data_at, content)
-            self._frame(name, zlib_ng.crc32(content))
+            self._file.write_at(self.place(name), content)
+        crc32s = {**storages, **{name: zlib_ng.crc32(content) for name, content in small.items()}}
+        for name, entry in self._entries.items():
+            self._frame(entry, crc32s[name])
         entries = list(self._entries.values())
-        self._file.write_at(entries[-1].end, directory(entries, [self._crc32s[name] for name in self._entries]))
+        self._file.write_at(entries[-1].end, directory(entries, [crc32s[name] for name in self._entries]))
 
-    def _frame(self, name: str, crc32: int) -> None:
-        entry = self._entries[name]
-        self._crc32s[name] = crc32
+    def _frame(self, entry: Entry, crc32: int) -> None:
         self._file.write_at(entry.at, entry.header)
         self._file.write_at(entry.data_at + entry.size, entry.trailer(crc32))
 

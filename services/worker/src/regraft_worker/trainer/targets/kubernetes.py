@@ -1,7 +1,8 @@
 """Nodes of a Kubernetes cluster: a stage runs there in the pods of a Job, and only its reports come here.
 
 How many nodes a job takes follows from its devices and from what a node has. What runs in the pods is another target,
-`gpu` or `cpu`, with the devices of one pod. An operator offers it by naming the pods' template; see docs/kubernetes.md.
+`gpu` or `cpu`, with the devices of one pod. An operator offers it by naming the pods' template, or a runtime of
+Kubeflow's Trainer; see docs/kubernetes.md.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ def available() -> dict[str, object]:
     try:
         options = environment_of(os.environ)
         if options is None:
-            return {"available": False, "devices": 0, "why": "REGRAFT_KUBERNETES_POD is not set"}
-        options.template()
+            return {"available": False, "devices": 0, "why": "neither REGRAFT_KUBERNETES_POD nor _RUNTIME is set"}
+        if not options.runtime:
+            options.template()
     except (OSError, ValueError, RegraftError) as error:
         return {"available": False, "devices": 0, "why": str(error)}
     return {
