@@ -153,6 +153,7 @@ def _transfer(source: Path, src: str, tgt: str, out: Path) -> Any:
         export_safetensors=tgt == "hf",
         export_h5=False,
         progress=NullProgress(),
+        transformers_share=0.0,
     )
 
 
