@@ -14,7 +14,7 @@ from regraft.jobstore.advance import advance, lock_job
 from regraft.jobstore.limits import next_to_admit
 from regraft.jobstore.notices import unhurried
 from regraft.jobstore.outcomes import settle, worker_lost
-from regraft.models import Outbox, Stage, Worker
+from regraft.models import RUNNING, Outbox, Stage, Worker
 from regraft.settings import Settings
 
 BATCH = 100
@@ -100,9 +100,7 @@ class Announcements:
 
     def reclaim(self) -> int:
         """Take stages back whose lease has run out; returns how many."""
-        expired = select(Stage.id, Stage.job_id).where(
-            Stage.status == StageStatus.RUNNING, Stage.lease_until < func.now()
-        )
+        expired = select(Stage.id, Stage.job_id).where(text(RUNNING), Stage.lease_until < func.now())
         with Session(self._engine) as session:
             rows = list(session.execute(expired.limit(BATCH)))
         return sum(self._reclaim_one(stage_id, job_id) for stage_id, job_id in rows)
