@@ -159,6 +159,7 @@ def _cost(fleet: Fleet, call: Callable[[int], object], *, times: int) -> dict[st
 
 def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None:
     """From a full queue to an empty one, or as far as it comes."""
+    fleet.value("SELECT 1 FROM pg_stat_reset()")
     before, wal, spent, started = sizes(fleet.engine), fleet.wal(), fleet.cpu(), time.perf_counter()
     shares = _played(fleet.settings.database_url, options)
     wall, spent = time.perf_counter() - started, fleet.cpu() - spent
