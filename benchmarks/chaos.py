@@ -5,10 +5,10 @@
 Real servers, API, Celery workers, dispatcher and stage processes, all of them for each seed alone: about a core is busy
 for each seed that runs. The stages are the doubles of `tests/faults`, which publish real checkpoints of a computation
 whose end is known to the bit. Every wait is shortened (`SHORT`). Jobs are asked for with an Idempotency-Key until they
-are accepted, and each kill of the API comes while one more is asked for, which must then exist once (`cut_off`: how many
-such requests ended without an answer). One line of JSON a seed and one for all of them, where `missed` counts faults
-that found nobody to kill and so were none; exit status 1 if an invariant was violated or a seed could not be run. What
-such a seed leaves behind, logs and database, is kept where `--folder` says.
+are accepted, and each kill of the API comes while one more is asked for, which must then exist once; `cut_off` counts
+such requests that ended without an answer. One line of JSON a seed and one for all of them, where `missed` counts
+faults that found nobody to kill and so were none; exit status 1 if an invariant was violated or a seed could not be
+run. What such a seed leaves behind, logs and database, is kept where `--folder` says.
 
 It needs the library's `server` and `embedded` extras, the API and no torch or numpy, and runs from the sources
 (`PYTHONPATH=shared/src:services/api/src`).

@@ -5,7 +5,8 @@
 A GPT-J of full width and few layers with random fp16 weights is written once, as safetensors and as .bin. Each
 contestant is a process of its own, from its start to its end, and writes to a fresh folder: `cp` and fsync of the
 weights, `regraft convert` (it reads back and compares what it wrote, and computes with both sides), and transformers'
-from_pretrained and save_pretrained where it is installed.
+from_pretrained and save_pretrained where it is installed. One conversion also asks transformers for its logits, as the
+command does by default; the others are those of `--no-transformers`.
 The contestants take turns, the fastest of the runs counts. The source is in the page cache for everybody.
 
 The trade-off: a file that fits into memory. What disks do to larger ones is not measured.
@@ -28,6 +29,7 @@ import torch
 
 from regraft.families import FAMILIES, expected_tensors
 from regraft.ports import NullProgress
+from regraft_worker.conversion.in_transformers import SHARE
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.transfer import transfer
 from regraft_worker.conversion.writers import write_safetensors, write_torch_zip
@@ -35,6 +37,7 @@ from regraft_worker.conversion.writers.nesting import flat
 
 BLOCK = 16 * 2**20
 COPY = "cp and fsync"
+ASKING = "regraft: safetensors, hf to cs-2.9, transformers asked"
 RIVAL = "transformers: from_pretrained, save_pretrained"
 CONVERSIONS = {  # title: source, formats
     "regraft: safetensors, hf to cs-2.9": ("model.safetensors", "hf", "cs-2.9"),
@@ -53,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="regraft-benchmark-", dir=arguments.work) as folder:
         work = Path(folder)
         size = _write(work / "source", gigabytes=arguments.gigabytes)
-        titles = [COPY, *CONVERSIONS, *([RIVAL] if importlib.util.find_spec("transformers") else [])]
+        titles = [COPY, *CONVERSIONS, *([ASKING, RIVAL] if importlib.util.find_spec("transformers") else [])]
         best: dict[str, dict[str, Any]] = {}
         for _ in range(arguments.runs):
             for title in titles:
@@ -134,12 +137,12 @@ def _child(title: str, source: str, target: str) -> None:
     if title == RIVAL:
         _load_and_save(folder, out)
     else:
-        name, *formats = CONVERSIONS[title]
-        _transfer(folder / name, *formats, out)
+        name, *formats = CONVERSIONS[title.removesuffix(", transformers asked")]
+        _transfer(folder / name, *formats, out, share=SHARE if title == ASKING else 0.0)
     print("{}")
 
 
-def _transfer(source: Path, src: str, tgt: str, out: Path) -> Any:
+def _transfer(source: Path, src: str, tgt: str, out: Path, *, share: float = 0.0) -> Any:
     config = source.with_suffix(".yaml") if src != "hf" else source.parent / "config.json"
     return transfer(
         source,
@@ -153,6 +156,7 @@ def _transfer(source: Path, src: str, tgt: str, out: Path) -> Any:
         export_safetensors=tgt == "hf",
         export_h5=False,
         progress=NullProgress(),
+        transformers_share=share,
     )
 
 

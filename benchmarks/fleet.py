@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleet_play import QUEUES, Share, beat, dispatch, play
-from fleet_seed import SPEC, seed, sizes
+from fleet_seed import SPEC, seed, sizes, tidy
 from sqlalchemy import text
 
 from regraft.embedded import EmbeddedPostgres
@@ -118,6 +118,7 @@ def _sweeps(fleet: Fleet) -> dict[str, float]:
     announcements = Announcements(fleet.engine, fleet.settings)
     with fleet.engine.begin() as connection:
         connection.execute(text("UPDATE stages SET announced_at = now() - interval '1 h' WHERE status = 'ready'"))
+    tidy(fleet.engine)  # what that left behind is no part of a fleet's load
     return {
         "nothing_lost": _seconds(lambda: announcements.repeat(is_empty=lambda _: False)),
         "all_lost": _seconds(lambda: announcements.repeat(is_empty=lambda _: True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,23 +42,33 @@ class Share:
 
 
 def play(url: str, share: Share, out: Queue[Share]) -> None:
-    """Take turns, each worker as busy as the database lets it be; the workers' heartbeats in between, at their rate."""
+    """Take turns, each worker as busy as the database lets it be; the workers' heartbeats beside it, at their rate."""
     settings = Settings(database_url=url)
     engine = make_engine(settings)
-    leases, alive = Leases(engine, settings), Workers(engine)
+    leases, ended = Leases(engine, settings), threading.Event()
+    heart = threading.Thread(target=beats, args=(Workers(engine), share, ended))
+    heart.start()
     pick, idle, started, cpu = random.Random(share.number), 0, time.perf_counter(), time.process_time()
-    while idle < 20 and (passed := time.perf_counter() - started) < share.seconds:
-        while share.beats < passed / BEAT_SECONDS * share.workers:
-            timed(share, "heartbeat", lambda: beat(alive, f"w{share.number}-{share.beats % share.workers}"))
-            share.beats += 1
+    while idle < 20 and time.perf_counter() - started < share.seconds:
         if turn(leases, share, pick):
             idle = 0
         else:
             idle += 1
             time.sleep(0.05)
+    ended.set()
+    heart.join()
     share.cpu = time.process_time() - cpu
     engine.dispose()
     out.put(share)
+
+
+def beats(workers: Workers, share: Share, ended: threading.Event) -> None:
+    """Each worker's heartbeat, one after the other, every `BEAT_SECONDS` or as often as it can be."""
+    started = time.perf_counter()
+    while not ended.wait(BEAT_SECONDS / share.workers):
+        while share.beats < (time.perf_counter() - started) / BEAT_SECONDS * share.workers and not ended.is_set():
+            timed(share, "heartbeat", lambda: beat(workers, f"w{share.number}-{share.beats % share.workers}"))
+            share.beats += 1
 
 
 def turn(leases: Leases, share: Share, pick: random.Random) -> bool:

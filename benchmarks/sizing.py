@@ -58,13 +58,13 @@ CASES = {
 
 
 class _UntilLastStep(NullProgress):
-    """Notes the peak at the last step, before its checkpoint."""
+    """Notes the peak at the first report of the last step; those that follow are of its checkpoint."""
 
     def __init__(self, last: int) -> None:
         self.last, self.peak = last, 0
 
     def step(self, step: int, metrics: Any, *, total: int | None = None, tokens: int | None = None) -> None:
-        if step == self.last:
+        if step == self.last and not self.peak:
             self.peak = _peak_bytes()
 
 

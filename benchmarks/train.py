@@ -1,11 +1,13 @@
 """Training steps against what else makes them: tokens/s, peak memory, and the share of the machine's matmul rate.
 
-    python benchmarks/train.py [--steps 6] [--rounds 2] [--litgpt] [--work FOLDER]
+    python benchmarks/train.py [--steps 6] [--rounds 2] [--litgpt] [--busy] [--work FOLDER]
 
 A GPT-J and a GPT-NeoX of 49 million weights (30 million of them in matrix products), each at fp32 and bf16 autocast:
 forward, backward, clipping and AdamW on the same random batches from the same checkpoint. Contestants are processes of
 their own, one after the other, in rounds; the fastest step of each counts, since others' work on the machine only ever
-slows. `--litgpt` installs litgpt into an environment of its own in the temporary folder, and needs a package index.
+slows. `--busy` is for a machine that others use meanwhile: one thread each, and its CPU seconds, which still feel what
+others take of caches and memory. `--litgpt` installs litgpt into an environment of its own in the temporary folder, and
+needs a package index.
 
 Losses must be equal before a time is worth anything: at fp32 all of transformers' within 1e-5, and litgpt's first one,
 since its GPT-J has biases that it goes on to train.
@@ -48,7 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="regraft-benchmark-", dir=arguments.work) as folder:
         for family in arguments.family or FAMILIES:
             for precision in arguments.precision or PRECISIONS:
-                settings = _settings(Path(folder) / family, family, precision, steps=arguments.steps)
+                settings = _settings(
+                    Path(folder) / family, family, precision, steps=arguments.steps, busy=arguments.busy
+                )
                 _compare(programs, settings, rounds=arguments.rounds)
 
 
@@ -59,11 +63,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--litgpt", action="store_true", help="measure litgpt too; installs it apart")
     parser.add_argument("--family", choices=FAMILIES, action="append", help="only this one")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="only this one")
+    parser.add_argument("--busy", action="store_true", help="one thread and its CPU seconds, beside others' work")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     return parser.parse_args()
 
 
-def _settings(folder: Path, family: Any, precision: str, *, steps: int) -> dict[str, Any]:
+def _settings(folder: Path, family: Any, precision: str, *, steps: int, busy: bool) -> dict[str, Any]:
     if not folder.exists():
         write_sample_checkpoint(folder, family=family, vocab_size=VOCABULARY, max_position_embeddings=LENGTH, **SHAPE)
     config = json.loads((folder / "config.json").read_text())
@@ -78,7 +83,8 @@ def _settings(folder: Path, family: Any, precision: str, *, steps: int) -> dict[
         "length": LENGTH,
         "batch": BATCH,
         "steps": steps,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": 1 if busy else len(os.sched_getaffinity(0)),
+        "busy": busy,
     }
 
 
@@ -108,11 +114,12 @@ def _compare(programs: dict[str, Path], settings: dict[str, Any], *, rounds: int
 
 
 def _run(program: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(settings, file)
         file.flush()
         command = [str(program), str(Path(__file__).parent / "train_contestants.py"), file.name]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout
     return dict(json.loads(said.splitlines()[-1]))
 
 

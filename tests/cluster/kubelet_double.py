@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -32,6 +33,7 @@ class Kubelet:
         self._api, self._folder = api, folder
         self.pods: dict[str, Pod] = {}
         self._said: dict[str, object] = {}
+        self._told: set[str] = set()
         self._port = free_port()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -65,7 +67,7 @@ class Kubelet:
         metadata, uid = found["metadata"], found["metadata"]["uid"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         if "deletionTimestamp" in metadata:
-            self._end(uid, path)
+            self._end(uid, path, until=datetime.fromisoformat(metadata["deletionTimestamp"]))
         elif not found["spec"].get("nodeName"):
             target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
             self._api.call("POST", f"{path}/binding", {"metadata": {"name": metadata["name"]}, "target": target})
@@ -79,7 +81,8 @@ class Kubelet:
         if uid not in self.pods:
             index = metadata.get("annotations", {}).get(INDEX)
             if index is None:  # the Job controller of before 1.21 gives pods no number
-                index = str(sum(pod.job == metadata["labels"]["job-name"] for pod in self.pods.values()))
+                owner = metadata["labels"]["controller-uid"]
+                index = str(sum(pod.labels["controller-uid"] == owner for pod in self.pods.values()))
                 self._api.call("PATCH", path, {"metadata": {"annotations": {INDEX: index}}}, kind=MERGE)
             pod = Pod({"metadata": metadata, "spec": {"template": found}}, int(index), self._folder, self._port)
             pod.name, pod.job = metadata["name"], metadata["labels"]["job-name"]
@@ -91,11 +94,15 @@ class Kubelet:
             self._api.call("PATCH", f"{path}/status", {"status": status}, kind=MERGE)
             self._said[uid] = status
 
-    def _end(self, uid: str, path: str) -> None:
-        """SIGTERM, and the pod is gone from the API server once its process is."""
+    def _end(self, uid: str, path: str, *, until: datetime) -> None:
+        """SIGTERM, SIGKILL after the grace period, and the pod is gone from the API server once its process is."""
         pod = self.pods.get(uid)
         if pod is not None and pod.phase == "Running":
-            pod.process.terminate()
+            if datetime.now(UTC) > until:
+                pod.kill()
+            elif uid not in self._told:
+                self._told.add(uid)
+                pod.process.terminate()
             return
         gone = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
         self._api.call("DELETE", path, gone)

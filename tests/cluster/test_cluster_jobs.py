@@ -63,7 +63,12 @@ def environment(plane: ControlPlane, rights: None, node: Kubelet, tmp_path: Path
     template = tmp_path / "pod.yaml"
     template.write_text(yaml.safe_dump(POD))
     own = {"POD": str(template), "DEVICE": "cpu", "NODE_DEVICES": "1", "NODES": "2"}
-    yield {**plane.environment("launcher"), **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()}}
+    stop = {"REGRAFT_STOP_SECONDS": "20"}
+    yield {
+        **plane.environment("launcher"),
+        **stop,
+        **{f"REGRAFT_KUBERNETES_{name}": value for name, value in own.items()},
+    }
     for job in listed(plane, JOBS):
         plane.admin.call("DELETE", f"{JOBS}/{job['metadata']['name']}", {"propagationPolicy": "Foreground"})
     eventually(lambda: not listed(plane, JOBS), what="the end of all Jobs")

@@ -114,7 +114,7 @@ class Plant:
 
     def check(self, *job_ids: str, within: float, steps: int = STEPS, status: str = "succeeded") -> None:
         """The five invariants, for jobs that shall have ended so, `within` seconds of the fault."""
-        jobs = [self.await_end(job_id) for job_id in job_ids]
+        jobs = [self.await_end(job_id, seconds=within + 10) for job_id in job_ids]
         for job in jobs:
             assert job.status == status, job.message
             self._ended_once(job)

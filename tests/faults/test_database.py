@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import httpx
 import psycopg
 from bounds import WITHIN
 from plant import Own, Plant
@@ -70,11 +69,16 @@ def test_a_database_without_a_free_connection_refuses_the_new_and_keeps_the_runn
     with api_of(plant) as api:
         first = api.create("first", steps=100)
         plant.await_step(first, 4)
-        with every_connection(own.postgres.url):
+        api.kill()  # it would go on with the connections that it has
+        with every_connection(own.postgres.url) as take_more:
             starting = plant.start_worker()
+            api.start()
+            eventually(lambda: take_more() or api.client.get("/jobs").status_code == 503, what="the API's refusal")
+            refused = api.post("second", steps=10)
+            assert refused is not None
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
             log = plant.settings.home / "worker-1.log"
             eventually(lambda: "database is unreachable" in log.read_text(), seconds=30, what="the worker's refusal")
-            eventually(lambda: refuses(api.post("second", steps=10)), what="the API's refusal")
         plant.struck()
         second = api.create("second", steps=10)
     plant.check(first, steps=100, within=WITHIN[15])
@@ -84,19 +88,19 @@ def test_a_database_without_a_free_connection_refuses_the_new_and_keeps_the_runn
 
 
 @contextmanager
-def every_connection(url: str) -> Iterator[None]:
-    """Take all that are free now, and hold them."""
+def every_connection(url: str) -> Iterator[Callable[[], None]]:
+    """Hold all that are free, now and whenever more are asked for."""
     with ExitStack() as held:
-        try:
-            while True:
-                held.enter_context(psycopg.connect(url, autocommit=True))
-        except psycopg.OperationalError as error:
-            assert "too many clients" in str(error) or "reserved" in str(error)
-        yield
 
+        def take() -> None:
+            try:
+                while True:
+                    held.enter_context(psycopg.connect(url, autocommit=True))
+            except psycopg.OperationalError as error:
+                assert "too many clients" in str(error) or "reserved" in str(error)
 
-def refuses(response: httpx.Response | None) -> bool:
-    return response is not None and (response.status_code, response.headers.get("Retry-After")) == (503, "5")
+        take()
+        yield take
 
 
 def test_an_answer_that_is_lost_changes_nothing(plant: Plant, proxy: Proxy) -> None:
@@ -118,7 +122,7 @@ def test_an_answer_that_the_api_never_gets_creates_no_second_job(plant: Plant, p
         refused = api.post("once", steps=5)
         plant.struck()
         assert refused is not None
-        assert (refuses(refused), proxy.dropped) == (True, 1)
+        assert (refused.status_code, proxy.dropped) == (503, 1)
         assert "may have been done" in refused.json()["detail"]
         eventually(lambda: count_jobs(plant) == 1, what="the commit that nobody heard of")
         again = api.post("once", steps=5)

@@ -71,6 +71,21 @@ def test_a_plan_says_what_would_happen_and_writes_nothing(client: TestClient, jo
     assert client.get("/jobs").json()["data"] == []
 
 
+def test_a_plan_shows_what_a_dataset_s_preset_stands_for(client: TestClient, job: dict[str, Any]) -> None:
+    def asked(**dataset: Any) -> Any:
+        return client.post("/jobs/plan", json={**job, "dataset": {**job["dataset"], **dataset}})
+
+    shown = asked(preset="reference").json()["spec"]["dataset"]
+    assert (shown["cleaning"][0], shown["cleaning"][-1]) == ("strip_closing_tags", "fix_text")
+    assert (shown["reading"]["documents"], shown["validation"]["order"]) == ("shard", "last")
+    assert asked().json()["plan_hash"] != asked(preset="reference").json()["plan_hash"]
+    refused = asked(cleaning=["strip_brackets"])
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["field"] == "dataset.cleaning"
+    assert "drop_invalid_utf8" in error["message"]
+
+
 def test_a_dry_run_is_the_plan_and_writes_nothing(client: TestClient, job: dict[str, Any]) -> None:
     response = client.post("/jobs", params={"dry_run": True}, json=job)
     assert response.status_code == 200, response.text

@@ -24,9 +24,11 @@ import typer
 from regraft.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, free_port
 from regraft.errors import ConflictError, RegraftError
 from regraft.jobstore import Keys, Scope, Workers, make_engine, migrate
+from regraft.jobstore.losses import Losses
 from regraft.keyfile import NAME, read_key, write_key
 from regraft.processes import end_with_parent
 from regraft.settings import Settings
+from regraft.takeover import Successor
 
 PROCESSES = ("api", "dispatcher", "dataprep", "worker")
 WORKERS = ("dataprep", "worker")
@@ -57,10 +59,12 @@ def run(settings: Settings) -> None:
             _keep_key(Keys(engine), settings.home)
             settings = settings.model_copy(update={"allowed_roots": settings.allowed_roots or "/"})
             processes = [Process(name, settings) for name in PROCESSES]
+            successor = Successor(Losses(engine, settings), settings)
             try:
                 _start(processes, Workers(engine), settings, stop)
                 while not stop.is_set:
                     _revive(servers, processes)
+                    successor.look()
                     time.sleep(POLL_SECONDS)
             finally:
                 typer.echo("stopping: running stages save and are handed back ...")

@@ -38,6 +38,10 @@ class Base(DeclarativeBase):
 
 
 DEFAULT_PROJECT = "default"
+# Conditions of partial indexes. A query that is to use one spells its condition out like this: with the state as a
+# parameter, a plan that the server keeps for any parameter could not know that the index holds what is asked for.
+READY = "status = 'ready'"
+RUNNING = "status = 'running'"
 WAITING = "status = 'queued' AND admitted_at IS NULL"
 UNFINISHED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
@@ -89,9 +93,9 @@ class Stage(OfProject, Base):
     __tablename__ = "stages"
     # No index holds `lease_until` or `progress`: renewing a lease then touches no index (a heap-only update).
     __table_args__ = (
-        Index("stages_ready", "queue", "priority", "available_at", postgresql_where=text("status = 'ready'")),
-        Index("stages_announced", "queue", "announced_at", postgresql_where=text("status = 'ready'")),
-        Index("stages_running", "id", postgresql_where=text("status = 'running'")),
+        Index("stages_ready", "queue", "priority", "available_at", postgresql_where=text(READY)),
+        Index("stages_announced", "queue", "announced_at", postgresql_where=text(READY)),
+        Index("stages_running", "id", postgresql_where=text(RUNNING)),
         Index("stages_by_job", "job_id"),
     )
 

@@ -19,7 +19,7 @@ ORPHANS_SECONDS = 5.0
 
 
 class Successor:
-    """Any worker of the machine; `look` may be called from any thread, and by several workers at once."""
+    """Of any worker of the machine; `look` may be called from any thread, and by several processes at once."""
 
     def __init__(self, losses: Losses, settings: Settings) -> None:
         self._losses = losses

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInput
 from regraft.hdf5 import Dataset
 from regraft.specs.stages import PrepareTask
 from regraft.storage import local_path
+from regraft_dataprep import adopt_files
 from regraft_dataprep.pipeline import prepare
 
 M = 8
@@ -40,8 +42,14 @@ def write(folder: Path, block: npt.NDArray[Any], *, name: str = "output_chunk_0_
     return folder
 
 
-def task(uri: Path, tokenizer: Path, output: Path, **dataset: Any) -> PrepareTask:
-    values = {"source": "hdf5", "uri": str(uri), "max_sequence_length": M, "examples_per_file": 4, **dataset}
+def task(uri: object, tokenizer: Path, output: Path, **dataset: Any) -> PrepareTask:
+    values = {
+        "source": "hdf5",
+        "uri": uri if isinstance(uri, list) else str(uri),
+        "max_sequence_length": M,
+        "examples_per_file": 4,
+        **dataset,
+    }
     return PrepareTask.model_validate({"dataset": values, "tokenizer_uri": str(tokenizer), "output_uri": str(output)})
 
 
@@ -111,6 +119,55 @@ def test_the_held_out_windows_may_lie_elsewhere(tmp_path: Path, tokenizer_dir: P
     write(tmp_path / "b", windows(2, seed=1))
     result = prepare(task(tmp_path / "a", tokenizer_dir, tmp_path / "out", validation={"uri": str(tmp_path / "b")}))
     assert (result.train_examples, result.eval_examples) == (4, 2)
+
+
+def test_files_that_lie_elsewhere_are_copied_once(
+    tmp_path: Path, tokenizer_dir: Path, make_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket's folder with both splits, and what data_params.json beside the files says."""
+    block = windows(10)
+    inverted = block.copy()
+    inverted[:, 1] = 1 - inverted[:, 1]
+    write(tmp_path / "other" / "train", inverted, params={"dataset": {"inverted_mask": True}})
+    write(tmp_path / "other" / "val", windows(3, seed=1))
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path / "other"), "/bucket", recursive=True)
+    asked = task("memory://bucket", tokenizer_dir, tmp_path / "out")
+    with pytest.raises(InterruptedStageError):
+        prepare(asked, make_recorder(lambda number: number > 1))
+    copies = {path.name for path in (tmp_path / "out").glob(".adopt-*/0/*/*.h5")}
+    assert copies == {"output_chunk_0_0.h5"}
+    written: list[str] = []
+    monkeypatch.setattr(adopt_files, "check_space", lambda path, size: written.append(path.parent.name))
+    result = prepare(asked)
+    assert written == ["val"]
+    np.testing.assert_array_equal(read(result.uri, "train"), block)
+    assert result.eval_examples == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]
+    here = prepare(task(tmp_path / "other", tokenizer_dir, tmp_path / "out"))
+    assert (here.cached, here.address) == (True, result.address)
+    system.rm("/bucket", recursive=True)
+
+
+def test_lists_and_globs_name_one_folder_of_files(tmp_path: Path, tokenizer_dir: Path) -> None:
+    block = windows(10)
+    for number in range(2):
+        write(tmp_path / f"part-{number}", block[5 * number :][:5], name=f"chunk_{number}.h5")
+    addresses = set()
+    for uri in (str(tmp_path / "part-*" / "*.h5"), [str(tmp_path / f"part-{number}") for number in range(2)]):
+        result = prepare(task(uri, tokenizer_dir, tmp_path / "out"))
+        np.testing.assert_array_equal(read(result.uri, "train"), block[:9])
+        addresses.add(result.address)
+    assert len(addresses) == 1
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("clash", ["several are called chunk.h5", "data_params.json differ"])
+def test_files_that_make_no_one_folder_are_refused(tmp_path: Path, tokenizer_dir: Path, clash: str) -> None:
+    write(tmp_path / "a", windows(4), name="chunk.h5")
+    write(tmp_path / "b", windows(4), name="chunk.h5" if "called" in clash else "b.h5", params={"eos_id": 1})
+    with pytest.raises(InvalidInputError, match=clash):
+        prepare(task([str(tmp_path / "a"), str(tmp_path / "b")], tokenizer_dir, tmp_path / "out"))
 
 
 def test_an_inverted_mask_is_turned_round(tmp_path: Path, tokenizer_dir: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regraft.errors import InvalidDataError
-from regraft_dataprep.split import chronological_split, hashed_split
+from regraft_dataprep.split import chronological_split, hashed_split, last_split
 
 
 def split(days: list[int], *, fraction: float) -> list[bool]:
@@ -74,3 +74,16 @@ def test_a_side_without_documents_is_refused(fraction: float, chosen: np.ndarray
         hashed_split(chosen, fraction=fraction)
     assert caught.value.field == "dataset.validation"
     assert caught.value.reason == "empty_split"
+
+
+@pytest.mark.parametrize(("count", "fraction", "held_out"), [(29, 0.1, 2), (30, 0.1, 3), (2, 0.99, 1)])
+def test_the_last_documents_are_rounded_down(count: int, fraction: float, held_out: int) -> None:
+    assert last_split(count, fraction=fraction).tolist() == [False] * (count - held_out) + [True] * held_out
+
+
+def test_one_document_cannot_be_split_from_its_end() -> None:
+    with pytest.raises(InvalidDataError, match="two documents"):
+        last_split(1, fraction=0.5)
+    with pytest.raises(InvalidDataError, match=r"0\.1 of 9 documents, rounded down, are none") as caught:
+        last_split(9, fraction=0.1)
+    assert caught.value.field == "dataset.validation.fraction"

@@ -43,6 +43,8 @@ def test_it_is_asked_of_the_hugging_face_side_in_both_directions(tmp_path: Path,
     there = tmp_path / "there" / "pytorch_model_to_cs-1.9.mdl"
     if family == "gptj":  # one file, whose config does not say of what kind the model is
         assert agrees(*asked(there, "cs-1.9", "hf", tmp_path / "back"))
+        newer = convert(there, "cs-1.9", "cs-2.9", tmp_path / "newer")
+        assert agrees(*asked(newer, "cs-2.9", "hf", tmp_path / "folder", "--export-safetensors"))
     else:
         there = convert(there, "cs-1.9", "cs-2.0", tmp_path / "newer")
         assert agrees(*asked(there, "cs-2.0", "hf", tmp_path / "back", "--hf-shard-size", "20KB"))

@@ -10,9 +10,9 @@ import torch
 from regraft.families import Architecture, gpt_neox, gptj
 from regraft.sizing import Setup, counts_of
 from regraft.sizing.activations import block_bytes
-from regraft.sizing.memory import CHUNK_ELEMENTS
+from regraft.sizing.memory import BLOCK_ELEMENTS, CHUNK_ELEMENTS
 from regraft_worker.model.decoder import Decoder
-from regraft_worker.model.loss import _chunk_rows
+from regraft_worker.model.loss import _BLOCK_ELEMENTS, _chunk_rows
 
 GPTJ = {"model_type": "gptj", "vocab_size": 100, "n_positions": 128, "n_embd": 64, "n_head": 4, "rotary_dim": 8}
 NEOX = {
@@ -63,6 +63,7 @@ def test_parameters_are_those_of_the_decoder(name: str, tied: bool) -> None:
 def test_a_chunk_of_logits_is_that_of_the_loss(precision: str, dtype: torch.dtype) -> None:
     for vocab_size in (1, 61, 50400):
         assert CHUNK_ELEMENTS[precision] // vocab_size == _chunk_rows(vocab_size, None, dtype)
+    assert BLOCK_ELEMENTS == _BLOCK_ELEMENTS
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -82,16 +83,14 @@ def test_activations_are_those_that_autograd_keeps(name: str, precision: Any) ->
 
 
 def saved_bytes(architecture: Architecture, precision: str) -> int:
-    """Storage that the backward pass holds on to, weights and casts of weights left out."""
+    """Storage that the backward pass holds on to, but for the weights themselves; casts of weights would count."""
     model = Decoder(architecture).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    shapes = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2}
-    shapes |= {(out, into) for into, out in shapes}
     held: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in weights and tuple(tensor.shape) not in shapes:
+        if pointer not in weights:
             held[pointer] = tensor
         return tensor
 

@@ -70,6 +70,8 @@ class Nudge:
             time.sleep(REST_SECONDS)
 
     def _send(self, job: Accepted) -> bool:
+        if not job.hints:
+            return False
         try:
             for hint in job.hints:
                 self._broker.publish(hint.queue, hint.stage_id, hint.priority)
@@ -77,4 +79,4 @@ class Nudge:
             log.warning("the broker is unreachable, the dispatcher will try again: %s", error)
             return False
         sent(self._engine, job.messages)
-        return bool(job.hints)
+        return True

@@ -1,9 +1,9 @@
 """Windows that another tool has made: checked value by value and written into a dataset of this project's own layout.
 
 One folder with `train` and `eval` (or `val`, `valid`, `validation`, `test`) in it; or one flat folder, whose last
-windows are held out; or two, the second as `dataset.validation.uri`. Ids must be within the tokenizer's vocabulary,
-masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and labels the inputs shifted by one: other labels
-would train, and train nonsense.
+windows are held out; or two, the second as `dataset.validation.uri`. Lists, globs and URLs are made folders first. Ids
+must be within the tokenizer's vocabulary, masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and
+labels the inputs shifted by one: other labels would train, and train nonsense.
 
 A file that is checked and copied is a unit in the work folder, as in a preparation, and is not done again by a run that
 goes on. The trade-off: everything is copied, so that what happens to the original later does not matter. Not for
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ import h5py
 import numpy as np
 
 from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInputError
-from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Dataset, Windows, validate_shard
+from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Windows, validate_shard
 from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windows_per_chunk
 from regraft.specs.dataset import DatasetSpec, PackingSpec
 from regraft.storage import Draft, local_path, publish
+from regraft_dataprep.adopt_files import folder_of
+from regraft_dataprep.adopt_splits import Split, splits_of
 from regraft_dataprep.given import Given
 from regraft_dataprep.report import implied_epochs, write_json
 from regraft_dataprep.report_adopted import adoption_page
@@ -37,31 +39,8 @@ SOURCE = "hdf5"
 ADOPT_VERSION = 2
 """Part of the content address: raise it when the same files give another dataset."""
 
-_EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
 _BLOCK_BYTES = 16 * 2**20
 _DATA, _LABELS_OF_FILE = "data.h5", "labels"
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """Windows `first` to `last` (excluded) of a dataset."""
-
-    dataset: Dataset
-    first: int
-    last: int
-    inverted: bool
-    sha256: str
-    """Of the digests of the dataset's files, in the order in which they are read."""
-    special_ids: dict[str, int]
-    """`eos_id` and `pad_id`, as far as its data_params.json has them: no window tells them."""
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    @property
-    def determining(self) -> list[object]:
-        """All that decides which windows these are: the same bytes may be named, and read, in another way."""
-        return [self.sha256, self.dataset.order, self.inverted, self.special_ids, self.first, self.last]
 
 
 class Adoption:
@@ -71,8 +50,14 @@ class Adoption:
         self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
         self.inventory, self.encoder, self.corpus = given.inventory, given.encoder, given.corpus
         _check_options(self.spec)
-        self.splits = _splits(self.spec)
+        self._room = local_path(self.task.output_uri, field="output_uri") / f".adopt-{self.inventory.sha256[:32]}"
+        self.splits = splits_of(self.spec, list(self._folders()))
         self.address = self._address()
+
+    def _folders(self) -> Iterator[Path]:
+        named = [self.spec.uris, *([self.spec.validation.uris] if self.spec.validation.uri else [])]
+        for number, (uris, source) in enumerate(zip(named, self.corpus.sources, strict=True)):
+            yield folder_of(uris, source, room=self._room / str(number), progress=self.progress)
 
     def make(self, folder: Path) -> None:
         """All of it, up to the published dataset.
@@ -88,13 +73,18 @@ class Adoption:
             labels = {name: self._make_split(work, name, split) for name, split in self.splits.items()}
             self.corpus.check_unchanged()
         except InvalidDataError:
-            work.remove()  # nobody will ask for these files again under this name
+            self.discard(folder)  # nobody will ask for these files again under this name
             raise
         with publish(folder, kind="dataset") as draft:
             for name in self.splits:
                 self._publish_split(draft.folder / name, work, name, labels[name])
             self._describe(draft, labels)
-        work.remove()
+        self.discard(folder)
+
+    def discard(self, folder: Path) -> None:
+        """What is kept for a run that goes on."""
+        for path in (work_folder(folder), self._room):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _address(self) -> str:
         """The name of the dataset: a hash of all that determines its bytes."""
@@ -128,11 +118,11 @@ class Adoption:
             **{f"{name}_tokens": labels[name] for name in self.splits},
         }
 
-    def _facts(self, split: _Split, labels: int) -> dict[str, Any]:
+    def _facts(self, split: Split, labels: int) -> dict[str, Any]:
         padding = 1 - labels / (len(split) * self.spec.max_sequence_length)
         return {"examples": len(split), "loss_tokens": labels, "padding_share": round(padding, 6)}
 
-    def _make_split(self, work: WorkFolder, name: str, split: _Split) -> int:
+    def _make_split(self, work: WorkFolder, name: str, split: Split) -> int:
         """All files of a split that are not there yet; the labels of all of them that count."""
         return sum(self._make_file(work, unit, split, *part) for unit, part in self._files(name).items())
 
@@ -142,7 +132,7 @@ class Adoption:
         parts = [(first, min(first + step, split.last)) for first in range(split.first, split.last, step)]
         return {f"{name}-{number:06d}": part for number, part in enumerate(parts)}
 
-    def _make_file(self, work: WorkFolder, unit: str, split: _Split, first: int, last: int) -> int:
+    def _make_file(self, work: WorkFolder, unit: str, split: Split, first: int, last: int) -> int:
         if not work.is_done(unit):
             with work.make(unit) as folder:
                 labels = self._write_file(folder / _DATA, split, first, last)
@@ -155,7 +145,7 @@ class Adoption:
             link(work.folder(unit) / _DATA, folder / f"examples_{number}_0.h5")
         write_json(folder / "data_params.json", self._data_params(self.splits[name], labels))
 
-    def _data_params(self, split: _Split, labels: int) -> dict[str, Any]:
+    def _data_params(self, split: Split, labels: int) -> dict[str, Any]:
         ids = {"eos_id": self.encoder.eos_id, **split.special_ids}
         return {
             "features": list(split.dataset.features),
@@ -164,7 +154,7 @@ class Adoption:
             "h5_dataset_stats": {"num_sequences": len(split), "loss_valid_tokens": labels},
         }
 
-    def _write_file(self, path: Path, split: _Split, first: int, last: int) -> int:
+    def _write_file(self, path: Path, split: Split, first: int, last: int) -> int:
         length, rows = self.spec.max_sequence_length, len(split.dataset.features)
         with h5py.File(path, "w-") as file:
             per_chunk = windows_per_chunk(length, rows=rows)
@@ -177,7 +167,7 @@ class Adoption:
             file.attrs[COUNT] = data.shape[0]
         return validate_shard(path, max_sequence_length=length, vocab_size=self.encoder.vocab_size, rows=rows)
 
-    def _blocks(self, split: _Split, first: int, last: int, per_chunk: int) -> Iterator[Windows]:
+    def _blocks(self, split: Split, first: int, last: int, per_chunk: int) -> Iterator[Windows]:
         size = 4 * len(split.dataset.features) * self.spec.max_sequence_length
         step = max(1, _BLOCK_BYTES // (size * per_chunk)) * per_chunk
         for start in range(first, last, step):
@@ -219,85 +209,3 @@ def _check_options(spec: DatasetSpec) -> None:
                 field=f"dataset.{field}",
                 remedy="Leave this out, or name the documents and not the HDF5 files.",
             )
-
-
-def _splits(spec: DatasetSpec) -> dict[str, _Split]:
-    folders = [_folder(uri, field) for field, uris in _named(spec) for uri in uris]
-    if len(folders) == 1 and (inside := next((folders[0] / n for n in _EVAL_NAMES if (folders[0] / n).is_dir()), None)):
-        folders = [folders[0] / "train", inside]
-    found = [_open(folder, spec) for folder in folders]
-    if len(found) == 2:
-        return dict(zip(("train", "eval"), found, strict=True))
-    given, count = found[0], len(found[0])
-    if spec.validation.order == "hashed" or count < 2:
-        raise InvalidInputError(
-            "windows can be held out from the end of the files only, and there must be two",
-            field="dataset.validation",
-            value=count,
-            remedy="Use the order 'chronological', or name files to hold out with dataset.validation.uri.",
-        )
-    rounded = int if spec.validation.order == "last" else round
-    held_out = min(max(rounded(spec.validation.fraction * count), 1), count - 1)
-    return {
-        "train": replace(given, last=count - held_out),
-        "eval": replace(given, first=count - held_out),
-    }
-
-
-def _named(spec: DatasetSpec) -> list[tuple[str, tuple[str, ...]]]:
-    named = [
-        ("dataset.uri", spec.uris),
-        *([("dataset.validation.uri", spec.validation.uris)] if spec.validation.uri else []),
-    ]
-    for field, uris in named:
-        if len(uris) > 1:
-            raise InvalidInputError(
-                "HDF5 files are taken from one folder",
-                field=field,
-                value=list(uris),
-                remedy="Name one; mix several datasets with training.mixture.",
-            )
-    return named
-
-
-def _folder(uri: str, field: str) -> Path:
-    folder = local_path(uri, field=field)
-    if not folder.is_dir():
-        raise InvalidInputError("this is no folder", field=field, value=str(folder), remedy="Name the files' folder.")
-    return folder
-
-
-def _open(folder: Path, spec: DatasetSpec) -> _Split:
-    """All windows of a folder."""
-    dataset = Dataset(folder, max_sequence_length=spec.max_sequence_length)
-    if dataset.max_sequence_length != spec.max_sequence_length:
-        raise InvalidInputError(
-            f"the files have windows of {dataset.max_sequence_length} tokens",
-            field="dataset.max_sequence_length",
-            value=spec.max_sequence_length,
-            remedy=f"Set it to {dataset.max_sequence_length}.",
-        )
-    params = folder / "data_params.json"
-    content = _object(json.loads(params.read_bytes())) if params.is_file() else {}
-    inverted = bool(_object(content.get("dataset")).get("inverted_mask", False))
-    return _Split(dataset, 0, len(dataset), inverted, _digest(dataset), _special_ids(content))
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _special_ids(params: dict[str, Any]) -> dict[str, int]:
-    """Where the tools have them: in a section, or beside the sections."""
-    places = [params, _object(params.get("processing")), _object(params.get("post-process"))]
-    found = {name: place[name] for place in places for name in ("eos_id", "pad_id") if name in place}
-    return {name: value for name, value in found.items() if isinstance(value, int)}
-
-
-def _digest(dataset: Dataset) -> str:
-    """A pass over the files beside the corpus's own, which does not say what lies in which folder."""
-    digests = []
-    for shard in dataset.shards:
-        with shard.path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -6,7 +6,7 @@ group: the earlier documents that were like none before them. So near duplicates
 leader. Bands are hashed in one pass over the signatures, to a file without a name, and sorted one after the other.
 
 The trade-off: in a group with more than 64 leaders only the first of these are compared. `find_leaders` needs some 60
-bytes for every document, and 56 for every band that one shares with another: 1.8 kB for a document that shares all 32
+bytes for every document, and 20 for every band that one shares with another: 0.65 kB for a document that shares all 32
 of a threshold of 0.8. `find_alike` needs some 30 bytes for every document. The file takes 8 bytes for each document and
 band.
 """
@@ -14,6 +14,8 @@ band.
 from __future__ import annotations
 
 import os
+from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,6 +32,8 @@ _LEADERS = 64
 _SORTED = 1_000_000  # documents sorted at a time, at 50 bytes each
 _MAX_OPEN_FILES = 128
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_HALF, _LOWER = np.uint64(32), np.uint64(2**32 - 1)
+_NONE = -1
 
 Bands = Callable[[], Iterator[npt.NDArray[np.uint64]]]
 """For each band a hash of its numbers, of every signature; shape (documents,)."""
@@ -91,21 +95,43 @@ class Signatures:
 
 def find_leaders(signatures: Signatures, among: npt.NDArray[np.bool_], *, threshold: float) -> Leaders:
     """For each document of `among` the first earlier leader with at least `threshold` of equal numbers."""
-    documents, groups = _candidates(signatures, among, bands=_bands(threshold))
+    shared, groups = _candidates(signatures, among, bands=_bands(threshold))
     leaders = np.full(len(signatures), -1, dtype=np.int64)
-    known: dict[int, list[int]] = {}
-    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    known = _Known(groups)
+    documents = (shared >> _HALF).astype(np.uint32)
+    starts = np.flatnonzero(np.append(True, documents[1:] != documents[:-1])) if len(documents) else documents
     with closing(signatures):
         for start, end in zip(starts, np.append(starts, len(documents))[1:], strict=True):
-            document, own = int(documents[start]), groups[start:end].tolist()
-            leader = _leader(document, [known.setdefault(group, []) for group in own], signatures.one, threshold)
+            document, own = int(documents[start]), (shared[start:end] & _LOWER).tolist()
+            leader = _leader(document, known.of(own), signatures.one, threshold)
             if leader is not None:
                 leaders[document] = leader
-                continue
-            for group in own:
-                if len(known[group]) < _LEADERS:
-                    known[group].append(document)
+            else:
+                known.add(document, own)
     return leaders
+
+
+class _Known:
+    """The leaders of every group. Most have one: a list for each would take ten times as much."""
+
+    def __init__(self, groups: int) -> None:
+        self._first = array("q", [_NONE]) * groups
+        self._others: defaultdict[int, list[int]] = defaultdict(list)
+
+    def of(self, groups: list[int]) -> list[int]:
+        """Those of these groups, in order."""
+        first, others = self._first, self._others
+        found = {first[group] for group in groups}
+        found.discard(_NONE)
+        return sorted(found.union(*(others[group] for group in groups if group in others)))
+
+    def add(self, document: int, groups: list[int]) -> None:
+        """A leader, unless there are many."""
+        for group in groups:
+            if self._first[group] == _NONE:
+                self._first[group] = document
+            elif len(self._others[group]) < _LEADERS - 1:
+                self._others[group].append(document)
 
 
 def find_alike(
@@ -170,9 +196,8 @@ def _like_any(
 
 
 def _leader(
-    document: int, groups: list[list[int]], signature: Callable[[int], npt.NDArray[np.uint32]], threshold: float
+    document: int, candidates: list[int], signature: Callable[[int], npt.NDArray[np.uint32]], threshold: float
 ) -> int | None:
-    candidates = sorted({leader for group in groups for leader in group})
     if not candidates:
         return None
     own = signature(document)
@@ -184,24 +209,28 @@ def _leader(
 
 def _candidates(
     signatures: Signatures, among: npt.NDArray[np.bool_], *, bands: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Documents that share a band with another one, in order, each with the groups it is in."""
+) -> tuple[npt.NDArray[np.uint64], int]:
+    """Documents that share a band with another one, in order, with the groups they are in; and how many groups.
+
+    A document is the upper half of a number and a group the lower one, so that they are sorted where they are.
+    """
     wanted = np.flatnonzero(among)
-    documents, groups, first = [], [], 0
+    found, groups = [], 0
     with signatures.bands(SIGNATURE // bands) as all_bands:
         for band in all_bands():
             hashes = band[wanted]
             order = np.argsort(hashes, kind="stable")
             ranked = hashes[order]
-            new = np.diff(ranked, prepend=~ranked[:1]) != 0
-            number = np.cumsum(new)
-            shared = ~new | np.append(~new[1:], False)
-            documents.append(wanted[order[shared]])
-            groups.append(first + number[shared])
-            first += int(number[-1]) + 1 if len(number) else 0
-    all_documents, all_groups = np.concatenate(documents), np.concatenate(groups)
-    order = np.argsort(all_documents, kind="stable")
-    return all_documents[order], all_groups[order]
+            new = np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)]
+            shared = ~new | np.append(~new[1:], False)[: len(ranked)]
+            numbers = groups - 1 + np.cumsum(new[shared])
+            found.append(wanted[order[shared]].astype(np.uint64) << _HALF | numbers.astype(np.uint64))
+            groups += int(new[shared].sum())
+    assert max(groups, len(signatures)) <= _LOWER
+    pairs = np.concatenate(found)
+    del found
+    pairs.sort()
+    return pairs, groups
 
 
 def _band(file: IO[bytes], number: int, *, documents: int) -> npt.NDArray[np.uint64]:

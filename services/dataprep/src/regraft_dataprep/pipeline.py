@@ -100,7 +100,7 @@ def _prepared(
     folder = local_path(task.output_uri, field="output_uri") / maker.address
     if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
-        shutil.rmtree(work_folder(folder), ignore_errors=True)  # of a run that was killed right after it had published
+        maker.discard(folder)  # of a run that was killed right after it had published
         return _result(folder, task, cached=True)
     maker.make(folder)
     return _result(folder, task, cached=False)
@@ -144,6 +144,10 @@ class _Preparation:
             if not is_published(folder):  # else somebody else was first, and has removed the work folder
                 raise
         work.remove()
+
+    def discard(self, folder: Path) -> None:
+        """What is kept for a run that goes on."""
+        shutil.rmtree(work_folder(folder), ignore_errors=True)
 
     def _make(self, folder: Path, work: WorkFolder) -> None:
         work.clear()

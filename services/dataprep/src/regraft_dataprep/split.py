@@ -38,9 +38,18 @@ def last_split(count: int, *, fraction: float) -> Mask:
     """Which of `count` documents are held out: the last `fraction`, rounded down, as the documented split of TRC2 does.
 
     Raises:
-        InvalidDataError: fewer than two documents.
+        InvalidDataError: fewer than two documents, or none of them would be held out.
     """
-    return np.arange(_enough(count)) >= count - int(fraction * count)
+    held_out = int(fraction * _enough(count))
+    if not held_out:
+        raise InvalidDataError(
+            f"{fraction:g} of {count} documents, rounded down, are none to hold out",
+            field="dataset.validation.fraction",
+            value=fraction,
+            remedy="Hold out a larger share, or make more documents: with fewer reading.lines_per_shard, say.",
+            reason="empty_split",
+        )
+    return np.arange(count) >= count - held_out
 
 
 def hashed_split(keys: npt.NDArray[np.uint64], *, fraction: float) -> Mask:

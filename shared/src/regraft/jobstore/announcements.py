@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from regraft.jobs import ReasonClass, StageStatus
+from regraft.jobs import StageStatus
 from regraft.jobstore.advance import advance, lock_job
 from regraft.jobstore.limits import next_to_admit
 from regraft.jobstore.notices import unhurried
-from regraft.jobstore.outcomes import Outcome, settle
-from regraft.models import Outbox, Stage, Worker
+from regraft.jobstore.outcomes import settle, worker_lost
+from regraft.models import RUNNING, Outbox, Stage, Worker
 from regraft.settings import Settings
 
 BATCH = 100
@@ -100,9 +100,7 @@ class Announcements:
 
     def reclaim(self) -> int:
         """Take stages back whose lease has run out; returns how many."""
-        expired = select(Stage.id, Stage.job_id).where(
-            Stage.status == StageStatus.RUNNING, Stage.lease_until < func.now()
-        )
+        expired = select(Stage.id, Stage.job_id).where(text(RUNNING), Stage.lease_until < func.now())
         with Session(self._engine) as session:
             rows = list(session.execute(expired.limit(BATCH)))
         return sum(self._reclaim_one(stage_id, job_id) for stage_id, job_id in rows)
@@ -116,7 +114,8 @@ class Announcements:
             stage = session.scalar(still)
             if stage is None:
                 return False
-            settle(session, job, stage, _lost(stage), settings=self._settings)
+            message = f"worker {stage.worker} has not been heard of since its lease ran out"
+            settle(session, job, stage, worker_lost(message), settings=self._settings)
             return True
 
     def repeat(self, *, is_empty: Callable[[str], bool]) -> int:
@@ -147,12 +146,3 @@ class Announcements:
         """Drop the rows of workers that were heard of last a day ago."""
         with self._engine.begin() as connection:
             connection.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
-
-
-def _lost(stage: Stage) -> Outcome:
-    return Outcome(
-        status="failed",
-        reason="worker_lost",
-        reason_class=ReasonClass.INFRASTRUCTURE,
-        message=f"worker {stage.worker} has not been heard of since its lease ran out",
-    )

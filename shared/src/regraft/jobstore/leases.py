@@ -142,7 +142,8 @@ class Leases:
             return
         with Session(self._engine) as session, session.begin():
             job, stage = _held(session, claim)
-            write_progress(session.connection(), claim, report)
+            if report.progress is not None or report.metrics:
+                write_progress(session.connection(), claim, report)
             if report.condition is not None:
                 _write_condition(session, job, stage, report.condition)
             for artifact in report.artifacts:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from regraft.jobs import ReasonClass, StageStatus
+from regraft.jobs import StageStatus
 from regraft.jobstore.advance import lock_job
-from regraft.jobstore.outcomes import Outcome, settle
+from regraft.jobstore.outcomes import settle, worker_lost
 from regraft.models import Stage
 from regraft.settings import Settings
 
@@ -30,14 +30,5 @@ class Losses:
             stage = session.scalar(select(Stage).where(*held, Stage.status == StageStatus.RUNNING))
             if stage is None:
                 return False
-            settle(session, job, stage, _killed(worker), settings=self._settings)
+            settle(session, job, stage, worker_lost(f"worker {worker} was killed"), settings=self._settings)
             return True
-
-
-def _killed(worker: str) -> Outcome:
-    return Outcome(
-        status="failed",
-        reason="worker_lost",
-        reason_class=ReasonClass.INFRASTRUCTURE,
-        message=f"worker {worker} was killed",
-    )

@@ -30,6 +30,11 @@ class Outcome:
     signal: int | None = None
 
 
+def worker_lost(message: str) -> Outcome:
+    """Of an attempt whose worker cannot tell any more."""
+    return Outcome(status="failed", reason="worker_lost", reason_class=ReasonClass.INFRASTRUCTURE, message=message)
+
+
 def settle(session: Session, job: Job, stage: Stage, outcome: Outcome, *, settings: Settings) -> None:
     """Write the end of the running attempt of `stage`, under the job's lock."""
     _close_attempt(session, stage, outcome)

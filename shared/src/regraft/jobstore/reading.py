@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, func, select, text
+from sqlalchemy import Engine, Row, func, literal, null, select, text, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from regraft.errors import NotFoundError
 from regraft.jobs import StageStatus
-from regraft.models import Artifact, Attempt, Job, Metric, Stage
+from regraft.models import READY, RUNNING, Artifact, Attempt, Job, Metric, Stage
 
 CHECKPOINT = "checkpoint"
 PROMOTED = "promoted"
@@ -100,16 +100,20 @@ class Reading:
 
     def queues(self, *, project: str | None = None) -> list[QueueDepth]:
         """Every queue in which something waits or whose stages run, of one project or of all."""
-        ready = func.count().filter(Stage.status == StageStatus.READY)
-        running = func.count().filter(Stage.status == StageStatus.RUNNING)
-        age = func.extract("epoch", func.now() - func.min(Stage.available_at).filter(Stage.status == StageStatus.READY))
-        active = Stage.status.in_((StageStatus.READY, StageStatus.RUNNING))
-        statement = select(Stage.queue, ready, running, age).where(active).group_by(Stage.queue).order_by(Stage.queue)
-        if project is not None:
-            statement = statement.where(Stage.project_id == project)
+        mine = () if project is None else (Stage.project_id == project,)
+        count, oldest = func.count(), func.min(Stage.available_at)
+        # Each by its own index: what waits for others and what has ended, most of a long table, is not looked at.
+        ready = select(Stage.queue, count.label("ready"), literal(0).label("running"), oldest.label("since"))
+        running = select(Stage.queue, literal(0), count, null())
+        parts = union_all(
+            ready.where(text(READY), *mine).group_by(Stage.queue),
+            running.where(text(RUNNING), *mine).group_by(Stage.queue),
+        ).subquery()
+        age = func.extract("epoch", func.now() - func.min(parts.c.since))
+        statement = select(parts.c.queue, func.sum(parts.c.ready), func.sum(parts.c.running), age)
         with self._engine.connect() as connection:
-            rows = connection.execute(statement).all()
-        return [QueueDepth(queue, waits, runs, max(0.0, float(oldest or 0))) for queue, waits, runs, oldest in rows]
+            rows = connection.execute(statement.group_by(parts.c.queue).order_by(parts.c.queue)).all()
+        return [QueueDepth(queue, int(waits), int(runs), max(0.0, float(age or 0))) for queue, waits, runs, age in rows]
 
     def waiting(self, *, project: str, after: str | None, limit: int) -> tuple[list[Stage], bool]:
         """Ready stages, those that have waited longest first."""

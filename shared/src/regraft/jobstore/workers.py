@@ -48,7 +48,7 @@ class Workers:
         if began - asked < self._remember:
             return found
         statement = select(Worker).where(Worker.seen_at > func.now() - ALIVE).order_by(Worker.name)
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._at_once, expire_on_commit=False) as session:
             found = list(session.scalars(statement))
         self._found = (began, found)  # several threads may ask at once, which is waste and no harm
         return found

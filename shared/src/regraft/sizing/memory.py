@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from regraft.families import Architecture
-from regraft.sizing.activations import block_bytes, kept_bytes, recomputed_blocks
+from regraft.sizing.activations import block_bytes, kept_bytes
 from regraft.sizing.counts import Counts, counts_of
 from regraft.sizing.setup import Setup
 
 CHUNK_ELEMENTS = {"fp32": 2**25, "bf16": 2**27, "fp16": 2**27}
 """Logits that the loss holds at a time (`regraft_worker.model.loss`), by precision."""
+BLOCK_ELEMENTS = 2**22
+"""Of these, what a processor makes a softmax of at a time."""
 MOMENT_BYTES = {"adamw": 8.0, "adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
 """Two moments per parameter: fp32, or one byte each and an fp32 scale for every 256 of them (torchao)."""
 CPU_OVERHEAD = 360_000_000
@@ -24,7 +26,7 @@ CPU_OVERHEAD = 360_000_000
 benchmarks/sizing.py."""
 GPU_OVERHEAD = 1_500_000_000
 """CUDA context, cuBLAS work spaces, NCCL buffers: what an idle process holds of a card. Literature value."""
-CPU_FRAGMENTATION = 0.25
+CPU_FRAGMENTATION = 0.3
 """What the allocator holds beyond activations, as a share of them. Measured by benchmarks/sizing.py."""
 GPU_FRAGMENTATION = 0.05
 """The same of the caching allocator of a GPU. Literature value."""
@@ -37,7 +39,7 @@ class Memory:
     weights: int
     """fp32, what the optimiser changes."""
     working_copies: int
-    """Weights in the precision that matrices are multiplied in, and what sharded training gathers."""
+    """What sharded training gathers."""
     gradients: int
     optimizer: int
     """Moments."""
@@ -68,11 +70,11 @@ def memory_of(architecture: Architecture, setup: Setup, *, micro_batch: int, on_
     activations = int(activations * (1 + (CPU_FRAGMENTATION if on_cpu else GPU_FRAGMENTATION)))
     parts = {
         "weights": own * 4,
-        "working_copies": _working_copies(a, counts, setup),
+        "working_copies": _working_copies(counts, setup),
         "gradients": gradients,
         "optimizer": own * MOMENT_BYTES[setup.optimizer],
         "activations": activations,
-        "logits": _loss_bytes(a, setup, rows),
+        "logits": _loss_bytes(a, setup, rows, on_cpu=on_cpu),
         "update": _update_bytes(counts, setup),
         "overhead": CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     }
@@ -97,23 +99,24 @@ def _shards(setup: Setup) -> int:
     return setup.devices if setup.strategy == "fsdp" else 1
 
 
-def _working_copies(a: Architecture, counts: Counts, setup: Setup) -> float:
-    """Casts of the weights of blocks that keep their activations; what sharded training gathers."""
-    width = 4 if setup.precision == "fp32" else 2
-    whole = max(1, a.num_layers - recomputed_blocks(a, setup))
-    casts = 0 if setup.precision == "fp32" else whole * counts.block * width
+def _working_copies(counts: Counts, setup: Setup) -> float:
+    """What sharded training gathers; casts of weights are made again where they are needed, and none is kept."""
     if setup.strategy != "fsdp":
-        return casts
+        return 0.0
+    width = 4 if setup.precision == "fp32" else 2
     # Two units are there at a time, the next one on its way, and the gradients of one before they are divided.
-    return casts + counts.largest_unit * (2 * width + 4)
+    return counts.largest_unit * (2 * width + 4)
 
 
-def _loss_bytes(a: Architecture, setup: Setup, rows: int) -> float:
-    """Logits of a chunk and their fp32 softmax, the head's gradient and the product added to it, that of the rows."""
+def _loss_bytes(a: Architecture, setup: Setup, rows: int, *, on_cpu: bool) -> float:
+    """Logits of a chunk, and below fp32 their fp32 softmax, on a processor of a block of them; the head's gradient, and
+    below fp32 its cast and the product before it is added; that of the rows."""
     chunk = min(rows, max(1, CHUNK_ELEMENTS[setup.precision] // a.vocab_size)) * a.vocab_size
     head = a.vocab_size * a.hidden_size
-    casts = 0 if setup.precision == "fp32" else 2 * head  # the head once more, transposed
-    return (8 if setup.precision == "fp32" else 6) * chunk + 8 * head + casts + 4 * rows * a.hidden_size
+    if setup.precision == "fp32":
+        return 4 * chunk + 4 * head + 4 * rows * a.hidden_size
+    softmax = min(chunk, BLOCK_ELEMENTS) if on_cpu else chunk
+    return 2 * chunk + 4 * softmax + 8 * head + 4 * rows * a.hidden_size
 
 
 def _update_bytes(counts: Counts, setup: Setup) -> float:

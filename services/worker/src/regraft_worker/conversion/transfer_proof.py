@@ -104,9 +104,11 @@ def _ask_transformers(
     opened = written.checkpoint if plan.source.is_cs else plan.opened
     config = written.config if plan.source.is_cs else plan.given_config
     buffers = [name for name in opened.model if is_ignored(plan.family, name)]
-    files = Files(opened.path, config, plan.family.architectures[0], (*buffers, *mapped.dropped))
+    model: Files | Path = Files(opened.path, config, plan.family.architectures[0], (*buffers, *mapped.dropped))
+    if plan.source.is_cs and opened.path.is_dir() and opened.encoding == "safetensors" and not buffers:
+        model = opened.path  # which it loads as users will
     parameters = parameter_count(plan.family, plan.config.architecture)
-    return compare_with_transformers(files, output, parameters=parameters, share=share, check=lambda: tick(0))
+    return compare_with_transformers(model, output, parameters=parameters, share=share, check=lambda: tick(0))
 
 
 def _side(plan: Plan, tensors: Mapping[str, Lazy], *, is_cs: bool, mapped: Mapped) -> Side:
