@@ -103,7 +103,7 @@ class Deployed:
     def up(self) -> None:
         """`docker compose up`, and wait until all is healthy and the workers are known."""
         self.compose("up", "--detach", "--wait", "--no-build")
-        eventually(self.offers_cpu, seconds=60, what="a worker offering the target cpu")
+        eventually(self.offers_cpu, seconds=180, what="a worker offering the target cpu")
 
     def offers_cpu(self) -> bool:
         """Whether workers of both kinds are heard of."""
@@ -128,7 +128,7 @@ class Deployed:
         """One stage of a job."""
         return next(stage for stage in self.client.get_job(job_id)["stages"] if stage["name"] == name)
 
-    def await_end(self, job_id: str, *, seconds: float = 240) -> dict[str, Any]:
+    def await_end(self, job_id: str, *, seconds: float = 600) -> dict[str, Any]:
         """The job, once it has ended."""
         ended = {str(status) for status in JOB_ENDED}
 
