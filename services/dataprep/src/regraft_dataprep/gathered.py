@@ -1,7 +1,7 @@
 """What is known of a corpus once all its parts are tokenised: what becomes of every document, and what comes out.
 
 Everything here follows from the pieces in the work folder, so it is made again, and not stored, when a run goes on.
-Memory: some 70 to 90 bytes per document, all in all.
+Memory: some 70 to 90 bytes per document, what finds documents alike across the split included.
 """
 
 from __future__ import annotations

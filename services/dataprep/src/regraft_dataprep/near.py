@@ -5,10 +5,10 @@ and Ullman, Mining of Massive Datasets, 3.4); a candidate is compared, signature
 group: the earlier documents that were like none before them. So near duplicates are not chained: each is like its
 leader. Bands are hashed in one pass over the signatures, to a file without a name, and sorted one after the other.
 
-The trade-off: in a group with more than 64 leaders only the first of these are compared. `find_leaders` needs some 60
-bytes for every document, and 20 for every band that one shares with another: 0.65 kB for a document that shares all 32
-of a threshold of 0.8. `find_alike` needs some 30 bytes for every document. The file takes 8 bytes for each document and
-band.
+The trade-off: in a group with more than 64 leaders only the first of these are compared. Besides what the corpus takes
+(see `gathered`), `find_leaders` needs some 60 bytes for every document, and 20 for every band that one shares with
+another: 0.65 kB for a document that shares all 32 of a threshold of 0.8. `find_alike` needs some 30 bytes for every
+document. The file takes 8 bytes for each document and band.
 """
 
 from __future__ import annotations

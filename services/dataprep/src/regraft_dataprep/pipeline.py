@@ -100,8 +100,8 @@ def _prepared(
     folder = local_path(task.output_uri, field="output_uri") / maker.address
     if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
-        maker.check(folder)
         maker.discard(folder)  # of a run that was killed right after it had published
+        maker.check(folder)
         return _result(folder, task, cached=True)
     maker.make(folder)
     return _result(folder, task, cached=False)
