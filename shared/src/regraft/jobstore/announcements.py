@@ -51,7 +51,7 @@ INSERT INTO outbox (stage_id, project_id, queue, priority) SELECT id, project_id
 """)
 
 
-def _silent(stage_id: str) -> Select[tuple[Stage]]:
+def _silent(stage_id: str) -> Select[Stage]:
     """The stage if its lease has run out, locked: a renewal goes by its row alone, not by the job's lock.
 
     One that came first counts; one that comes later finds that the stage was taken away.
