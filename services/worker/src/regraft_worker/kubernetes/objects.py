@@ -25,7 +25,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 PORT = 29500
 KEPT_SECONDS = 3600
 """Finished Jobs, with their pods' logs."""
-COMMAND = ("python", "-m", "regraft_worker.kubernetes.pod")
+COMMAND = ("python", "-P", "-m", "regraft_worker.kubernetes.pod")
 _PASSED = re.compile("REGRAFT_(STORAGE_URI|CACHE_BYTES|EPOCH|LOG_LEVEL)$")
 
 
