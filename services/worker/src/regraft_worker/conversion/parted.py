@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from regraft.errors import ConflictError
+from regraft.storage import draft_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -30,16 +30,11 @@ def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
     if not overwrite:
         refuse_existing(*(folder / name for name in outputs))
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder, outputs[-1])
-    part = folder / f".part-{outputs[-1]}-{os.getpid()}"
-    part.mkdir()
-    try:
+    with draft_folder(folder / f".part-{outputs[-1]}") as part:
         yield part
         for name in outputs:
             (part / name).replace(folder / name)
         sync(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,10 +93,3 @@ def _change_places(made: Path, final: Path) -> bool:
     renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     places = _AT_FDCWD, os.fsencode(made), _AT_FDCWD, os.fsencode(final)
     return bool(renameat2(*places, _RENAME_EXCHANGE) == 0)
-
-
-def _remove_leftovers(folder: Path, name: str) -> None:
-    # Only of processes that are gone: another one may be converting at this moment.
-    for leftover in folder.glob(f".part-{name}-*"):
-        if not Path(f"/proc/{leftover.name.rsplit('-', 1)[1]}").exists():
-            shutil.rmtree(leftover, ignore_errors=True)
