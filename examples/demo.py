@@ -28,7 +28,7 @@ HOME = HERE.parent / "demo"
 INPUTS = HOME / "inputs"
 CORPUS = INPUTS / "TRC2-headlines-docs-TRECBLOG.v2"
 CHECKPOINT = INPUTS / "gptj-tiny"
-REGRAFT = (sys.executable, "-m", "regraft")
+REGRAFT = (sys.executable, "-P", "-m", "regraft")
 
 
 def main() -> int:

@@ -39,6 +39,25 @@ def test_only_discover_imports_by_name() -> None:
     assert guilty == {"shared/src/regraft/discover.py"}
 
 
+def python_commands(text: str) -> list[list[str]]:
+    """The words of every `python -m ...` that is started as a list or a tuple."""
+    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List | ast.Tuple))
+    return [[ast.unparse(word).strip("'") for word in node.elts] for node in nodes if is_python(node)]
+
+
+def is_python(node: ast.List | ast.Tuple) -> bool:
+    words = [ast.unparse(word) for word in node.elts]
+    return bool(words) and words[0] in ("sys.executable", "'python'") and "'-m'" in words
+
+
+def test_no_child_process_imports_from_the_working_folder() -> None:
+    """`python -m` puts it first on the path, and it may be one that was downloaded."""
+    found = {path: python_commands(path.read_text()) for path in SOURCES}
+    assert sum(map(len, found.values())) >= 10
+    assert [f"{path}: {words}" for path, all_ in found.items() for words in all_ if words[1] not in ("-P", "-I")] == []
+    assert python_commands('run([sys.executable, "-m", "a"])') == [["sys.executable", "-m", "a"]]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -108,7 +108,7 @@ class Attempt:
             epoch=claim.epoch,
         )
         child = subprocess.Popen(
-            [sys.executable, "-m", module, claim.stage],
+            [sys.executable, "-P", "-m", module, claim.stage],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

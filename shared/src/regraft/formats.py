@@ -5,6 +5,7 @@ Here, and not there, so that a job can be checked by processes that have no tens
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, get_args
 
 Release = tuple[int, int]
@@ -25,6 +26,12 @@ FormatName = Literal[
     "cs-2.9",
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+
+
+def check_headless(formats: Collection[str], *, headless: bool) -> None:
+    """Raise ValueError when an export without the head is asked for and no format can be one."""
+    if headless and "hf" not in formats:
+        raise ValueError("headless is of the hf export, which is not among the formats; a .mdl always has a head")
 
 
 def release_of(name: str) -> Release | None:

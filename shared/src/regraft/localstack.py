@@ -112,7 +112,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "regraft", "serve", self.name],
+                [sys.executable, "-P", "-m", "regraft", "serve", self.name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

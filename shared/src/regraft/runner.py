@@ -98,7 +98,7 @@ class Supervisor:
         log.info("helping at %s", where)
         mark = f"{MARK}=assist:{os.getpid()}:{time.monotonic_ns()}"
         child = subprocess.Popen(
-            [sys.executable, "-m", self.module, ASSIST_STAGE],
+            [sys.executable, "-P", "-m", self.module, ASSIST_STAGE],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from convert_commands import convert, run
 from convert_samples import edit_config, sample, to_bin
 
@@ -33,9 +34,23 @@ def agrees(said: str, facts: dict[str, Any]) -> bool:
     return bool(0 < facts["max_abs_difference"] <= 1e-4 * facts["largest_logit"])
 
 
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder whose modules leave a trace when they are imported; the trace."""
+    folder, trace = tmp_path / "downloaded", tmp_path / "trace"
+    folder.mkdir()
+    for name in ("transformers", "numpy", "regraft"):
+        (folder / f"{name}.py").write_text(f"open({str(trace)!r}, 'w').close()")
+    monkeypatch.chdir(folder)
+    return trace
+
+
 @pytest.mark.parametrize("family", ["gptj", "gptneox"])
-def test_it_is_asked_of_the_hugging_face_side_in_both_directions(tmp_path: Path, family: str) -> None:
-    """Of one file and of a folder; not with buffers of old files, and not with tensors that were dropped."""
+def test_it_is_asked_of_the_hugging_face_side_in_both_directions(tmp_path: Path, family: str, hostile: Path) -> None:
+    """Of one file and of a folder; not with buffers of old files, and not with tensors that were dropped.
+
+    The working folder is no place for modules of anybody.
+    """
     base = sample(tmp_path / "base", family, **WIDE)
     extra = {"gptj": "transformer.h.0.attn.bias", "gptneox": "value_head.weight"}[family]
     to_bin(base, **{extra: torch.ones(1, 1, 300, 300)})
@@ -48,20 +63,50 @@ def test_it_is_asked_of_the_hugging_face_side_in_both_directions(tmp_path: Path,
     else:
         there = convert(there, "cs-1.9", "cs-2.0", tmp_path / "newer")
         assert agrees(*asked(there, "cs-2.0", "hf", tmp_path / "back", "--hf-shard-size", "20KB"))
+    assert not hostile.exists()
 
 
-def test_a_config_that_says_another_model_than_was_converted_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The planted error: both of our sides compute with what was read, and no one but `transformers` reads the file."""
-    there = convert(sample(tmp_path / "base", "gptneox", **WIDE), "hf", "cs-1.8", tmp_path / "cs")
+def plant(monkeypatch: pytest.MonkeyPatch, **keys: object) -> None:
+    """Have other values for these keys in the config that is written."""
     real = transfer.convert_config
 
     def wrong(*words: Any, **named: Any) -> ConvertedConfig:
         found = real(*words, **named)
-        return replace(found, text=json.dumps({**json.loads(found.text), "layer_norm_eps": 0.1}))
+        if found.text.startswith("{"):
+            return replace(found, text=json.dumps({**json.loads(found.text), **keys}))
+        return replace(found, text=yaml.safe_dump({"model": {**yaml.safe_load(found.text)["model"], **keys}}))
 
     monkeypatch.setattr(transfer, "convert_config", wrong)
+
+
+@pytest.mark.parametrize(
+    ("src", "tgt", "planted", "field"),
+    [
+        ("cs-1.8", "hf", {"vocab_size": 600}, "vocab_size"),
+        ("cs-1.8", "hf", {"n_inner": 65}, "filter_size"),
+        ("hf", "cs-1.8", {"filter_size": 65}, "filter_size"),
+        ("hf", "cs-2.9", {"layer_norm_epsilon": 0.1}, "layer_norm_epsilon"),
+    ],
+)
+def test_a_config_that_says_another_model_than_was_converted_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, src: str, tgt: str, planted: dict[str, object], field: str
+) -> None:
+    source = sample(tmp_path / "base")
+    source = source if src == "hf" else convert(source, "hf", src, tmp_path / "cs")
+    plant(monkeypatch, **planted)
+    with pytest.raises(InvalidDataError, match=f"does not describe the same model; it differs in {field}") as caught:
+        convert(source, src, tgt, tmp_path / "out")
+    assert caught.value.reason == "conversion_not_exact"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_config_that_transformers_reads_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted error: a rotary base said twice, of which we take one and `transformers` the other."""
+    there = convert(sample(tmp_path / "base", "gptneox", **WIDE), "hf", "cs-1.8", tmp_path / "cs")
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    plant(monkeypatch, rotary_emb_base=10000, rope_parameters=rope)
     with pytest.raises(InvalidDataError, match="result and transformers compute different logits") as caught:
         asked(there, "cs-1.8", "hf", tmp_path / "out")
     assert caught.value.reason == "conversion_not_equivalent"

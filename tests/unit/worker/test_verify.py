@@ -230,11 +230,17 @@ def test_transformers_agrees_and_is_heard_when_it_does_not(base: Path, tmp_path:
         ask(other, output_for(base))
 
 
-def test_a_tensor_that_transformers_misses_fails_the_proof(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [({"n_layer": 3}, "missing keys: transformer.h.2."), ({"vocab_size": 600}, "mismatched keys: lm_head.bias, ")],
+)
+def test_tensors_that_transformers_misses_or_cannot_place_fail_the_proof(
+    tmp_path: Path, planted: dict[str, object], found: str
+) -> None:
     base = sample(tmp_path / "base")
     output = output_for(base)
-    edit_config(base, n_layer=3)
-    with pytest.raises(InvalidDataError, match="misses or does not know tensors"):
+    edit_config(base, **planted)
+    with pytest.raises(InvalidDataError, match=f"finds other tensors in the model: {found}"):
         ask(base, output)
 
 
@@ -245,8 +251,17 @@ def test_what_transformers_cannot_be_asked_is_said(tmp_path: Path, monkeypatch: 
     assert str(ask(base, output, parameters=10**12)["not_compared"]).startswith("the model needs 8000000000000 bytes")
     assert "are allowed" in str(ask(base, output, share=1e-15)["not_compared"])
     assert ask(base, output, share=0.0) == {"not_compared": "it was left out on request"}
-    (base / "model.safetensors").write_bytes(b"none")
-    assert "transformers ended with status 1" in str(ask(base, output)["not_compared"])
+    with pytest.raises(InvalidDataError, match="fails with the model") as caught:
+        (base / "model.safetensors").write_bytes(b"none")
+        ask(base, output)
+    assert caught.value.reason == "conversion_not_equivalent"
+    monkeypatch.setattr(in_transformers, "_SECONDS", 0.5)
+    assert str(ask(base, output)["not_compared"]).startswith("did not answer (status -9): it took more than 0.5 sec")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "transformers.py").write_text("raise ValueError('half an installation')")
+    monkeypatch.setattr(in_transformers, "_SECONDS", 60)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    assert ask(base, output) == {"not_compared": "did not answer (status 1): ValueError: half an installation"}
 
     def missing(name: str) -> str:
         raise in_transformers.PackageNotFoundError(name)

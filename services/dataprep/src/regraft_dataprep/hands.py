@@ -99,7 +99,7 @@ class _Origin:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "regraft_dataprep.origin", str(os.getpid()), str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "regraft_dataprep.origin", str(os.getpid()), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_ONE_THREAD},
                 pass_fds=[theirs.fileno()],

@@ -143,7 +143,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a trained checkpoint, proven by reading it back and computing with it."""
-    from regraft.formats import FORMAT_NAMES
+    from regraft.formats import FORMAT_NAMES, check_headless
     from regraft.specs.stages import ExportTask
     from regraft_worker.conversion.export import export as run_export
 
@@ -154,6 +154,12 @@ def export(
                 "this format is not exported", field="--format", value=name, remedy=f"Use one of: {known}."
             )
     unique = tuple(dict.fromkeys(formats))
+    try:
+        check_headless(unique, headless=headless)
+    except ValueError as error:
+        raise InvalidInputError(
+            str(error), field="--headless", value=", ".join(unique), remedy="Leave it out, or add --format hf."
+        ) from error
     task = ExportTask.model_validate(
         {"checkpoint_uri": str(checkpoint), "formats": unique, "output_uri": str(output_dir), "headless": headless}
     )
@@ -197,7 +203,11 @@ def _conversion(debug: bool) -> Iterator[None]:
     """The original's last words on failure; what failed is the error's own message."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        _tell(_notes_of(error))
+        raise
     except (RegraftError, OSError) as error:
+        _tell(_notes_of(error))
         if debug:
             typer.echo(traceback.format_exc(), err=True)
         typer.echo("Conversion failed.")
@@ -256,6 +266,10 @@ def _bytes(text: str) -> int:
     if size < 1:
         raise InvalidInputError("is no size", field="--hf-shard-size", value=text, remedy="Write 10GB or 500MB.")
     return size
+
+
+def _notes_of(error: BaseException) -> tuple[str, ...]:
+    return tuple(getattr(error, "__notes__", ()))
 
 
 def _tell(notes: tuple[str, ...]) -> None:

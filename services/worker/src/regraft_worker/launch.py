@@ -129,7 +129,7 @@ def _in_processes(task: TrainTask, progress: Progress, place: Place) -> tuple[di
 
 
 def _start(folder: Path, processes: int, place: Place) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "regraft_worker.torchrun", str(processes), str(folder)]
+    command = [sys.executable, "-P", "-m", "regraft_worker.torchrun", str(processes), str(folder)]
     if place.nodes > 1:
         command += [str(place.nodes), str(place.node), place.host, str(place.port)]
     environment = {**os.environ, SUPERVISOR: str(os.getpid())}

@@ -58,6 +58,6 @@ def _stages_on(target: str) -> tuple[StageName, ...]:
 
 
 def _probe() -> dict[str, Any]:
-    command = [sys.executable, "-m", "regraft_worker.probe"]
+    command = [sys.executable, "-P", "-m", "regraft_worker.probe"]
     found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return found

@@ -17,6 +17,7 @@ from regraft.processes import die_with
 def main(processes: str, folder: str, *place: str) -> None:
     """Run `regraft_worker.rank` in so many processes of this machine."""
     die_with(os.environ.get(SUPERVISOR))
+    os.environ["PYTHONSAFEPATH"] = "1"  # torchrun starts `python -m` without -P
     # torchrun would give each process one thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(processes))))
     from torch.distributed.run import main as torchrun

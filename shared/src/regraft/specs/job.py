@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from regraft import recipes
-from regraft.formats import FormatName
+from regraft.formats import FormatName, check_headless
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.target import AnyTarget
@@ -51,8 +51,7 @@ class OutputSpec(Spec):
 
     @model_validator(mode="after")
     def _headless_hugging_face(self) -> OutputSpec:
-        if self.headless and "hf" not in self.formats:
-            raise ValueError("headless is of the hf export, which is not among the formats; a .mdl always has a head")
+        check_headless(self.formats, headless=self.headless)
         return self
 
 

@@ -5,9 +5,9 @@ Every `*_uri` that a task writes to is a folder that the stage owns or that is c
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from regraft.formats import FormatName
+from regraft.formats import FormatName, check_headless
 from regraft.specs.base import Spec
 from regraft.specs.dataset import DatasetSpec
 from regraft.specs.monitoring import SetName, SetUri
@@ -212,6 +212,11 @@ class ExportTask(Spec):
     """Folder that gets one folder per format."""
     provenance: dict[str, object] = Field(default_factory=dict)
     """Recorded in the model card and the manifest."""
+
+    @model_validator(mode="after")
+    def _headless_hugging_face(self) -> ExportTask:
+        check_headless(self.formats, headless=self.headless)
+        return self
 
 
 class ExportResult(Spec):

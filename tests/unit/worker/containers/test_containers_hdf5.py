@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import torch
 from container_files import assert_refused, hdf5, same
 
 from regraft_worker.conversion.containers import open_container
+from regraft_worker.conversion.containers._chunks import Chunked
 from regraft_worker.conversion.containers.base import Opaque
 
 VALUES = np.random.default_rng(3).standard_normal((300, 50)).astype("f4")
@@ -183,6 +185,25 @@ def test_chunks_in_any_order_of_rows_and_threads(tmp_path: Path) -> None:
             assert torch.equal(read(start, stop), expected[start:stop])
         with pytest.raises(IndexError):
             read(0, 301)
+
+
+def test_threads_that_read_by_turns_unpack_each_chunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hdf5(tmp_path / "a.mdl") as file:
+        for name in "ab":
+            file.create_dataset(name, data=VALUES, chunks=(64, 50), **hdf5plugin.LZ4())
+    unpacked, real = [], Chunked._unpacked
+
+    def counted(chunked: Chunked, number: int) -> Any:
+        unpacked.append(number)
+        return real(chunked, number)
+
+    monkeypatch.setattr(Chunked, "_unpacked", counted)
+    with open_container(tmp_path / "a.mdl") as container, ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for start in range(0, 300, 10):
+            for pool, name in ((one, "a"), (other, "b")):
+                rows = pool.submit(container.tensors[name].read_rows, start, start + 10).result()
+                assert torch.equal(rows, torch.from_numpy(VALUES[start : start + 10]))
+    assert sorted(unpacked) == sorted([*range(5), *range(5)])
 
 
 def test_chunks_whose_filter_was_skipped(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from writer_samples import WRITERS, digests, lazies, no_tick, state
 
 from regraft_worker.conversion.lazy import Lazy
+from regraft_worker.conversion.writers.base import NewFile
 from regraft_worker.conversion.writers.journal import Journal, holds_tensors
 
 every_writer = pytest.mark.parametrize("writer", WRITERS)
@@ -136,13 +137,30 @@ def large() -> dict[str, torch.Tensor]:
     return {f"t{number}": torch.randn(1000 + 100 * number) for number in range(30)}
 
 
+def writes_of(writer: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often the file is written to, when nothing happens."""
+    write_at, sizes = NewFile.write_at, []
+
+    def counted(file: NewFile, offset: int, content: bytes | memoryview) -> None:
+        sizes.append(len(content))
+        write_at(file, offset, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NewFile, "write_at", counted)
+        WRITERS[writer](path, lazies(large()), tick=no_tick)
+    return len(sizes)
+
+
+@pytest.mark.parametrize("moment", ["among the tensors", "after them", "in the last write"])
 @every_writer
-def test_after_a_kill_in_any_write_the_file_is_as_if_nothing_had_happened(writer: str, tmp_path: Path) -> None:
-    moments = random.Random(writer)
+def test_after_a_kill_in_any_write_the_file_is_as_if_nothing_had_happened(
+    writer: str, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "undisturbed").mkdir()
-    WRITERS[writer](tmp_path / "undisturbed" / "file", lazies(large()), tick=no_tick)
+    writes = writes_of(writer, tmp_path / "undisturbed" / "file", monkeypatch)
+    at = {"among the tensors": random.Random(writer).randrange(8, 30), "after them": writes - 1}.get(moment, writes)
     script = _KILLED.format(here=str(Path(__file__).parent))
-    words = [sys.executable, "-c", script, writer, str(tmp_path / "file"), str(moments.randrange(8, 30))]
+    words = [sys.executable, "-c", script, writer, str(tmp_path / "file"), str(at)]
     assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
     kept = len((tmp_path / "file.journal").read_text().splitlines()) - 1
     assert kept

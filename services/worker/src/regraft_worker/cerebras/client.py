@@ -27,7 +27,7 @@ class Client:
     """A client that runs. `output` is read by a thread, so that it never waits for us."""
 
     def __init__(self, words: Sequence[str], *, folder: Path) -> None:
-        held = [sys.executable, "-m", "regraft_worker.cerebras.held", str(os.getpid()), *words]
+        held = [sys.executable, "-P", "-m", "regraft_worker.cerebras.held", str(os.getpid()), *words]
         self._child = subprocess.Popen(
             held,
             cwd=folder,

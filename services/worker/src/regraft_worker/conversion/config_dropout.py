@@ -7,8 +7,9 @@ a job have nothing to do with it: they keep the rates that a checkpoint was trai
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from regraft.families import Family
+from regraft.families import Architecture, Family
 from regraft_worker.conversion.config_keys import DEFAULTS
 
 _EMBEDDING, _RESIDUAL = "embedding_dropout_rate", "residual_dropout_rate"
@@ -30,6 +31,11 @@ def rates_of_the_tool(
         why = "written as 0, as the original tool does for GPT-NeoX before 2.0"
     note = f"dropout rates {why}: {', '.join(changed)}"
     return {**section, **changed}, (note,) if changed else ()
+
+
+def without_rates(architecture: Architecture) -> Architecture:
+    """What both formats have to say alike; rates need not be, and change nothing that is computed without training."""
+    return replace(architecture, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
 
 
 def rates_that_are_lost(section: Mapping[str, object], *, family: Family) -> Said:

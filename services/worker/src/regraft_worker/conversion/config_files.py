@@ -57,6 +57,19 @@ def convert_config(path: Path, *, model: Family | None, source: Format, target: 
     return _from_hf(path, model, target=target, drop=drop)
 
 
+def read_written(path: Path, *, family: Family, target: Format) -> Architecture:
+    """The model that a converted config speaks of, read back from its file.
+
+    Raises:
+        InvalidDataError: it is of no supported model.
+    """
+    if target.is_cs:
+        config = hf_config(read_section(path), family=family)
+    else:
+        config = {"model_type": family.model_type, **read_json(path, field="config")}  # for release 1.8 there is none
+    return read_architecture(config)[1]
+
+
 def _from_hf(path: Path, model: Family | None, *, target: Format, drop: bool) -> ConvertedConfig:
     if not path.is_file():
         raise InvalidInputError(

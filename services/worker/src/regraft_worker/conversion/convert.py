@@ -86,6 +86,8 @@ def _write(source: Source, work: Path, address: str, shard_bytes: int, steps: St
         source=address,
         tick=steps.tick,
     )
+    for left in (work / _MODEL).glob("*.partial*"):  # of a killed run that cut the shards otherwise
+        left.unlink()
     sizes = {path.name: path.stat().st_size for path in (work / _MODEL).iterdir()}
     partial = work / f"{_WRITTEN}.partial"
     partial.write_text(json.dumps(sizes), encoding="utf-8")

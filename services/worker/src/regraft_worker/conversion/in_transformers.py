@@ -1,7 +1,8 @@
 """The same batch through `transformers`, where it is installed and the model fits: a second opinion on the decoder.
 
 It runs in a child process, whose memory goes with it. What cannot be asked is no failure: `transformers` is optional,
-and holds a whole model, so large ones are left out and this is said. When it answers, the answer must agree.
+and holds a whole model, so large ones are left out and this is said; nor is a child that is killed or finds no memory.
+When it answers, the answer must agree, and a model that it fails to load or to compute is not proven.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import numpy as np
 import torch
 
 from regraft.errors import InvalidDataError
-from regraft_worker.conversion._transformers_child import ANSWER, QUESTION
+from regraft_worker.conversion._transformers_child import ANSWER, QUESTION, STARTED
 from regraft_worker.conversion.parity import Output, compare_outputs, output_of
 
 SHARE = 0.25
 """Of the memory that is free: as much may the model take in fp32, with its stored form beside it."""
 TOLERANCE = 1e-4
 """Wider than between our own sides: other kernels add up in another order."""
+NO_ANSWER = "did not answer"
 _BYTES_PER_WEIGHT = 8
 _SECONDS, _POLL = 1800, 0.2
+_NOT_OF_THE_MODEL = ("ImportError", "ModuleNotFoundError", "MemoryError")
+_NO_MEMORY = "DefaultCPUAllocator"  # torch's RuntimeError
 
 
 class Files(NamedTuple):
@@ -53,7 +57,7 @@ def compare_with_transformers(
     the free memory; 0 is not to ask.
 
     Raises:
-        InvalidDataError: `transformers` finds other tensors, or computes other logits.
+        InvalidDataError: `transformers` finds other tensors, fails with them, or computes other logits.
     """
     why_not = _why_not(model, parameters, share)
     if why_not or model is None:
@@ -66,7 +70,7 @@ def compare_with_transformers(
         with np.load(Path(place) / ANSWER, allow_pickle=False) as found:
             logits, problems = torch.from_numpy(found["logits"]), found["problems"].tolist()
     if problems:
-        raise _other_tensors(problems)
+        raise _not_equivalent(f"finds other tensors in the model: {'; '.join(problems[:3])}", len(problems))
     theirs = output_of(output.ids, logits)
     facts = compare_outputs(theirs, output, tolerance=TOLERANCE, names=("transformers", "result"))
     return {**facts, "compared": f"transformers {version('transformers')} and this project's decoder, in fp32"}
@@ -97,23 +101,30 @@ def _free_memory() -> int:
 
 
 def _ask(place: str, check: Callable[[], None]) -> str:
-    """Have the child write its answer; why it did not, else nothing."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}._transformers_child", place, str(os.getpid())],
+    """Have the child write its answer; why it did not, else nothing.
+
+    Raises:
+        InvalidDataError: it came to the model, and failed with that.
+    """
+    with subprocess.Popen(
+        # -P: no module from the working folder, which may be the checkpoint's, takes the place of a known one.
+        [sys.executable, "-P", "-m", f"{__package__}._transformers_child", place, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
-    )
-    try:
-        said = _wait(child, check)
-    finally:
-        child.kill()
-        child.wait()
-    if child.returncode != 0:
-        last = (said.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
-        return f"transformers ended with status {child.returncode}: {last[:200]}"
-    return ""
+    ) as child:
+        try:
+            said = _wait(child, check)
+        finally:
+            child.kill()
+    if child.returncode == 0:
+        return ""
+    last = (said.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1][:300]
+    is_of_model = not last.startswith(_NOT_OF_THE_MODEL) and _NO_MEMORY not in last
+    if child.returncode > 0 and is_of_model and (Path(place) / STARTED).exists():
+        raise _not_equivalent(f"fails with the model: {last}", child.returncode)
+    return f"{NO_ANSWER} (status {child.returncode}): {last}"
 
 
 def _question(model: Path | Files, output: Output) -> dict[str, object]:
@@ -135,11 +146,11 @@ def _wait(child: subprocess.Popen[bytes], check: Callable[[], None]) -> bytes:
     return f"it took more than {_SECONDS} seconds".encode()
 
 
-def _other_tensors(names: list[str]) -> InvalidDataError:
+def _not_equivalent(what: str, value: int) -> InvalidDataError:
     return InvalidDataError(
-        f"transformers misses or does not know tensors of the result: {', '.join(names[:3])}",
+        f"transformers {what}",
         field="checkpoint",
-        value=len(names),
+        value=value,
         remedy="Report this together with the checkpoint's config.json; the result was not published.",
         reason="conversion_not_equivalent",
     )

@@ -20,18 +20,20 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
-    """A folder in which `outputs` (names in `folder`) are made; the last of them is moved last.
+    """A folder in which `outputs` (files, names in `folder`) are made; the last of them is moved last.
 
     Raises:
-        ConflictError: one of them is there already, and `overwrite` is false.
+        ConflictError: one of them is there already, and `overwrite` is false; or a folder has its name.
     """
+    for name in outputs:
+        refuse_other_kind(folder / name, is_folder=False)
     if not overwrite:
         refuse_existing(*(folder / name for name in outputs))
     folder.mkdir(parents=True, exist_ok=True)
     with draft_folder(folder / f".part-{outputs[-1]}") as part:
         yield part
         for name in outputs:
-            replace(part / name, folder / name)
+            (part / name).replace(folder / name)
         sync(folder)
 
 
@@ -50,12 +52,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(made: Path, final: Path) -> None:
-    """Give what was made its name, in one step; a folder that has the name is then where the new one was."""
-    if final.is_dir():
-        _exchange(made, final)
-    else:
+def replace(made: Path, final: Path, *, aside: Path) -> None:
+    """Give what was made its name, in one step; a folder that has the name is then where the new one was.
+
+    On a file system that cannot let two folders change places there are two steps: the old one first goes to `aside`.
+    """
+    if not final.is_dir():
         made.replace(final)
+    elif not _change_places(made, final):
+        final.rename(aside)
+        made.rename(final)
 
 
 def refuse_existing(*paths: Path) -> None:
@@ -71,10 +77,19 @@ def refuse_existing(*paths: Path) -> None:
             )
 
 
-def _exchange(made: Path, final: Path) -> None:
+def refuse_other_kind(path: Path, *, is_folder: bool) -> None:
+    """Raise ConflictError when a folder is where a file is to be, or the other way round; never to be written over."""
+    if path.exists() and path.is_dir() != is_folder:
+        raise ConflictError(
+            f"the output is a {'folder' if is_folder else 'file'}, and there is a {'file' if is_folder else 'folder'}",
+            field="--output-dir",
+            value=str(path),
+            remedy="Choose another folder for the output, or move away what is there.",
+            reason="output_exists",
+        )
+
+
+def _change_places(made: Path, final: Path) -> bool:
     renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    if renameat2(_AT_FDCWD, os.fsencode(made), _AT_FDCWD, os.fsencode(final), _RENAME_EXCHANGE):
-        # Of a file system that cannot do it: for a moment there is neither.
-        old = made.with_name(f"{made.name}.old")
-        final.rename(old)
-        made.rename(final)
+    places = _AT_FDCWD, os.fsencode(made), _AT_FDCWD, os.fsencode(final)
+    return bool(renameat2(*places, _RENAME_EXCHANGE) == 0)

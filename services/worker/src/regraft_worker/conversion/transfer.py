@@ -132,9 +132,7 @@ def _ticker(progress: Progress, *, total: int) -> Tick:
         done += count
         progress.step(min(done, total), {}, total=total)
         if progress.should_stop():
-            raise InterruptedStageError(
-                "stopped before the conversion was complete; the same command goes on with the files that are whole"
-            )
+            raise InterruptedStageError("stopped before the conversion was complete")
 
     return tick
 

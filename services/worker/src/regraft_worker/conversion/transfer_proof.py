@@ -15,7 +15,9 @@ from typing import NamedTuple
 from regraft.families import parameter_count
 from regraft.keymap import is_ignored, rows
 from regraft_worker.conversion.carried import Carried
-from regraft_worker.conversion.in_transformers import SHARE, Files, compare_with_transformers
+from regraft_worker.conversion.config_dropout import without_rates
+from regraft_worker.conversion.config_files import read_written
+from regraft_worker.conversion.in_transformers import NO_ANSWER, SHARE, Files, compare_with_transformers
 from regraft_worker.conversion.lazy import Lazy
 from regraft_worker.conversion.mapping import Mapped, cs_to_hf, heads, hf_to_cs, stem, without_prefixes
 from regraft_worker.conversion.opened import Opened
@@ -24,6 +26,7 @@ from regraft_worker.conversion.parity import Output, compare_outputs, output_of
 from regraft_worker.conversion.roundtrip import check_equal
 from regraft_worker.conversion.side import Side
 from regraft_worker.conversion.transfer_plan import Plan
+from regraft_worker.conversion.verify import check_same_model
 from regraft_worker.conversion.writers.base import Tick
 
 
@@ -59,7 +62,8 @@ class Proof(NamedTuple):
     @property
     def _said_of_transformers(self) -> str:
         if "not_compared" in self.transformers:
-            return f"transformers was not asked: {self.transformers['not_compared']}."
+            why = str(self.transformers["not_compared"])
+            return f"transformers {why}." if why.startswith(NO_ANSWER) else f"transformers was not asked: {why}."
         return f"transformers computes them too, at most {self.transformers['max_abs_difference']:.2g} apart."
 
 
@@ -76,9 +80,12 @@ def prove_transfer(
     """That source and result are the same model. `transformers_share`: see `compare_with_transformers`.
 
     Raises:
-        InvalidDataError: a tensor came back with other values, a value is not finite, or the logits differ.
+        InvalidDataError: a tensor came back with other values, a value is not finite, the logits differ, or the config
+            that was written is of another model.
     """
-    result = written.checkpoint
+    result, architecture = written.checkpoint, plan.config.architecture
+    said = read_written(written.config, family=plan.family, target=plan.target)
+    check_same_model(without_rates(architecture), without_rates(said))
     given = _given(plan, mapped, state)
     known = {name: lazy for name, lazy in plan.opened.model.items() if name not in mapped.dropped}
     source = _side(plan, known, is_cs=plan.source.is_cs, mapped=mapped)
@@ -87,7 +94,7 @@ def prove_transfer(
     threads = 1 if plan.opened.encoding.startswith("hdf5") else 0
     ids, logits, compared = logits_of_both(source, made, tick, threads=threads)
     check_equal(given, _found(plan, result), tick, compared=compared)
-    positions = batch(plan.config.architecture)[1]
+    positions = batch(architecture)[1]
     both = [output_of(ids, side, positions) for side in (logits[:1], logits[-1:])]
     facts = compare_outputs(*both)
     asked = _ask_transformers(plan, mapped, written, both[plan.source.is_cs], tick, share=transformers_share)

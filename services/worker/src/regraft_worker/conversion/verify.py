@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from regraft.errors import InterruptedStageError, InvalidDataError
-from regraft.families import parameter_count
+from regraft.families import Architecture, parameter_count
 from regraft.ports import Progress
 from regraft_worker.conversion.bits import bits, digest, is_finite
 from regraft_worker.conversion.files_digest import FilesDigest
@@ -105,7 +105,7 @@ def prove(
     Raises:
         InvalidDataError: tensors or numbers are not the source's.
     """
-    _check_same_model(source, result)
+    check_same_model(source.architecture, result.architecture)
     _compare(source, digests, result.under(source.naming), steps)
     output = run_side(result, steps.tick)
     return {
@@ -136,12 +136,14 @@ def summary_of(facts: Mapping[str, object]) -> dict[str, object]:
     return {"verified": facts["verified"], "logits_differ_by": logits["max_abs_difference"], "tolerance": TOLERANCE}
 
 
-def _check_same_model(source: Side, result: Side) -> None:
-    if result.architecture != source.architecture:
+def check_same_model(source: Architecture, written: Architecture) -> None:
+    """Raise InvalidDataError when the config that was written does not say what the source's says."""
+    if written != source:
+        differ = [name for name, value in asdict(source).items() if getattr(written, name) != value]
         raise InvalidDataError(
-            "the config that was written does not describe the same model",
+            f"the config that was written does not describe the same model; it differs in {', '.join(differ)}",
             field="config",
-            value=result.architecture.family,
+            value=getattr(written, differ[0]),
             remedy="Report this together with the checkpoint's config.json.",
             reason="conversion_not_exact",
         )

@@ -46,12 +46,17 @@ def link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
+def holds_anything(folder: Path) -> bool:
+    """Whether there is more in a work folder than its lock."""
+    return any(path.name != _LOCK for path in folder.iterdir())
+
+
 def clear(folder: Path) -> None:
     """Remove everything in a work folder but its lock."""
     for path in folder.iterdir():
         if path.name == _LOCK:
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

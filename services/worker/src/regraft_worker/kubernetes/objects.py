@@ -26,7 +26,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 PORT = 29500
 KEPT_SECONDS = 3600
 """Finished Jobs, with their pods' logs."""
-COMMAND = ("python", "-m", "regraft_worker.kubernetes.pod")
+COMMAND = ("python", "-P", "-m", "regraft_worker.kubernetes.pod")
 _TASKS: Mapping[str, type[Spec]] = {"train": TrainTask, "evaluate": EvaluateTask}
 _WHO_ASKS = {"attempt", "priority"}
 """Fields of a task that change with each attempt, or while it runs, and nothing of what is computed."""

@@ -1,7 +1,7 @@
 """Tensors that lie in HDF5 chunks, put together row by row without HDF5.
 
 Chunks are cut out of the mapped file, so several threads can read at once. A block of rows rarely ends where chunks
-do: the rows that were unpacked past its end are kept for the block that follows (one block's rest for a whole file).
+do: the rows that were unpacked past its end are kept for the block that follows (one block's rest for each thread).
 
 The trade-off: reading from back to front, or single rows at random, unpacks chunks again and again.
 """
@@ -29,25 +29,22 @@ _MAX_REST_BYTES = 64 * 2**20
 Values = npt.NDArray[Any]  # integers of as many bytes as the tensor has: bits are only moved
 
 
-class Rest:
-    """The rows of one tensor that were unpacked and not yet asked for."""
+class Rest(threading.local):
+    """The rows of one tensor that were unpacked and not yet asked for by this thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._kept: tuple[object, int, Values] | None = None
 
     def take(self, owner: object, start: int) -> Values | None:
         """What is kept from row `start` of `owner` on."""
-        with self._lock:
-            if self._kept is None or self._kept[0] is not owner or self._kept[1] != start:
-                return None
-            found, self._kept = self._kept[2], None
-            return found
+        if self._kept is None or self._kept[0] is not owner or self._kept[1] != start:
+            return None
+        found, self._kept = self._kept[2], None
+        return found
 
     def keep(self, owner: object, start: int, values: Values) -> None:
         if 0 < values.nbytes <= _MAX_REST_BYTES:
-            with self._lock:
-                self._kept = (owner, start, values.copy())
+            self._kept = (owner, start, values.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +78,8 @@ class Chunked:
         if kept is not None:
             values[: len(kept)] = kept
             reached = len(kept)
-        self._fill(values[reached:], first + reached)
+        if reached < len(values):  # else the last chunk, cut off by the tensor's end, would be unpacked for nothing
+            self._fill(values[reached:], first + reached)
         self.rest.keep(self, stop, values[stop - first :])
         return torch.from_numpy(values[start - first : stop - first]).view(self.dtype)
 
