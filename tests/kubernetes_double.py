@@ -53,6 +53,8 @@ class Double:
         self.services: dict[str, Json] = {}
         self.pods: dict[str, list[Pod]] = {}
         self.created: list[Json] = []
+        self.has_room = True
+        """Whether pods find a node."""
         self.out_of_order = False
         """Answers nothing, as an API server that is being replaced."""
         self.requests: list[tuple[str, str]] = []
@@ -68,6 +70,18 @@ class Double:
         (pods,) = self.pods.values()
         pods[index].reason = "DeletionByTaintManager"
         pods[index].kill()
+
+    def strand(self, index: int) -> None:
+        """A node is gone without a word, and with it the pod's only witness: it stays until it is forced away."""
+        (pods,) = self.pods.values()
+        with self.lock:
+            pods[index].strand()
+
+    def force_away(self) -> None:
+        """What an operator does then."""
+        for pods in self.pods.values():
+            for pod in pods:
+                pod.stranded = False
 
     def admit(self) -> None:
         """What Kueue does: the queue has room."""
@@ -131,8 +145,7 @@ class Double:
             job["metadata"]["deletionTimestamp"] = "now"
             self.changed(job)
             for pod in self.pods.get(name, ()):
-                if pod.process.poll() is None:
-                    pod.process.terminate()
+                pod.terminate()
             return job
 
     def watch(self, name: str, seconds: float) -> Iterator[Json]:
@@ -180,24 +193,40 @@ class Double:
                     del self.services[key]
                 self.changed(job, "DELETED")
             return
-        if job["spec"]["suspend"] or job.get("status"):
+        if job["spec"]["suspend"] or _has_ended(job):
             return
         if pods is None:
             port, made = free_port(), trainer_double.child(job, self.runtime) if job["kind"] == "TrainJob" else job
             assert made["spec"]["backoffLimit"] == 0
             self.pods[name] = [Pod(made, index, self.folder, port) for index in range(made["spec"]["completions"])]
             return
+        for pod in pods if self.has_room else ():
+            pod.start()
         phases = [pod.phase for pod in pods]
-        if "Failed" in phases:
+        if "Failed" in phases and any(pod.stranded for pod in pods):
+            self._fail_later(job, pods)
+        elif "Failed" in phases:
             for pod in pods:
                 pod.kill()
             self._end(job, "Failed")
         elif set(phases) == {"Succeeded"}:
             self._end(job, "Complete")
 
+    def _fail_later(self, job: Json, pods: list[Pod]) -> None:
+        """As from 1.31 on: it has failed once the last of its pods has ended."""
+        for pod in pods:
+            pod.terminate()
+        if "status" not in job:
+            job["status"] = {"conditions": [{"type": "FailureTarget", "status": "True", "message": "as it will end"}]}
+            self.changed(job)
+
     def _end(self, job: Json, kind: str) -> None:
         job["status"] = {"conditions": [{"type": kind, "status": "True", "message": "as it ended"}]}
         self.changed(job)
+
+
+def _has_ended(job: Json) -> bool:
+    return any(one["type"] in ("Complete", "Failed") for one in job.get("status", {}).get("conditions", ()))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -235,7 +264,10 @@ class _Handler(BaseHTTPRequestHandler):
                 raise RefusalError(403, "the service account may not do that")
             kind, name = found[1], found[2]
             self.double.requests.append((verb, kind + (found[3] or "")))
-            if found[3]:
+            if found[3] and self.double.pod(name, asked["container"]).phase == "Pending":
+                self.send_response(204)  # it has no node to ask
+                self.end_headers()
+            elif found[3]:
                 self._stream(self._log(name, asked))
             elif asked.get("watch"):
                 wanted = asked["fieldSelector"].removeprefix("metadata.name=")
@@ -266,7 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
         def goes_on() -> bool:
             return asked["follow"] == "true" and not self.double.out_of_order
 
-        return self.double.pod(name, asked["container"]).lines(since=asked.get("sinceTime", ""), follow=goes_on)
+        pod = self.double.pod(name, asked["container"])
+        if pod.stranded:
+            raise RefusalError(502, "its node does not answer")
+        return pod.lines(since=asked.get("sinceTime", ""), follow=goes_on)
 
     def _send(self, status: int, body: Json) -> None:
         with self.double.lock:

@@ -1,4 +1,4 @@
-"""Pods as processes of this machine, for stand-ins of a cluster."""
+"""Pods as processes of this machine, for stand-ins of a cluster. One waits for its node until it is started."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+_UNSCHEDULED: Json = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes fit"}
 
 
 class Pod:
@@ -26,25 +27,45 @@ class Pod:
         self.labels = template["metadata"]["labels"]
         self.log = folder / f"{self.name}.log"
         self.reason = ""
+        self.deleted = self.stranded = False
+        self.grace = template["spec"].get("terminationGracePeriodSeconds", 30)
         (container,) = template["spec"]["containers"]
         self.container = container["name"]
         given = {entry["name"]: entry.get("value", "") for entry in container["env"]}  # an API server drops empty ones
         given |= {"REGRAFT_MASTER": "127.0.0.1", "REGRAFT_MASTER_PORT": str(port), "JOB_COMPLETION_INDEX": str(index)}
         given["REGRAFT_CACHE_FOLDER"] = str(folder / self.name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("REGRAFT_")}
-        self.process = subprocess.Popen(
-            container["command"],
-            env={**kept, **given},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._command, self._environment = container["command"], {**kept, **given}
+        self.process: subprocess.Popen[bytes] | None = None
         self.log.touch()
         self._writer = threading.Thread(target=self._write, daemon=True)
-        self._writer.start()
+
+    def start(self) -> None:
+        """It has a node, and runs there; once."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._writer.start()
+
+    def strand(self) -> None:
+        """Its node is gone without a word: nothing of it runs, and the API server knows nothing of that."""
+        self.kill()
+        self.stranded = True
+
+    def terminate(self) -> None:
+        """SIGTERM, if it runs."""
+        self.deleted = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
 
     def _write(self) -> None:
+        assert self.process is not None
         assert self.process.stdout is not None
         with self.log.open("ab", buffering=0) as file, self.process.stdout as stream:
             for line in stream:
@@ -53,6 +74,10 @@ class Pod:
 
     @property
     def phase(self) -> str:
+        if self.stranded:
+            return "Running"
+        if self.process is None:
+            return "Pending"
         code = self.process.poll()
         if code is None or self._writer.is_alive():
             return "Running"
@@ -73,12 +98,20 @@ class Pod:
 
     def kill(self) -> None:
         """With all that it has started."""
+        if self.process is None:
+            return
         for member in _session(self.process.pid):
             os.kill(member, signal.SIGKILL)
         self.process.wait()
         self._writer.join()
 
     def shown(self) -> Json:
+        annotations = {"batch.kubernetes.io/job-completion-index": str(self.index)}
+        metadata: Json = {"name": self.name, "labels": self.labels, "annotations": annotations}
+        if self.deleted:
+            metadata |= {"deletionTimestamp": "now", "deletionGracePeriodSeconds": self.grace}
+        if self.process is None:
+            return {"metadata": metadata, "status": {"phase": "Pending", "conditions": [_UNSCHEDULED]}}
         ended = self.phase in ("Succeeded", "Failed")
         code = self.process.returncode
         state: Json = {"running": {}}
@@ -93,8 +126,7 @@ class Pod:
         if self.reason:
             lost = {"type": "DisruptionTarget", "status": "True", "reason": self.reason, "message": "node is lost"}
             status["conditions"] = [lost]
-        annotations = {"batch.kubernetes.io/job-completion-index": str(self.index)}
-        return {"metadata": {"name": self.name, "labels": self.labels, "annotations": annotations}, "status": status}
+        return {"metadata": metadata, "spec": {"nodeName": f"node-{self.index}"}, "status": status}
 
 
 def _session(leader: int) -> list[int]:

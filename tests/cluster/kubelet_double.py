@@ -86,6 +86,7 @@ class Kubelet:
                 self._api.call("PATCH", path, {"metadata": {"annotations": {INDEX: index}}}, kind=MERGE)
             pod = Pod({"metadata": metadata, "spec": {"template": found}}, int(index), self._folder, self._port)
             pod.name, pod.job = metadata["name"], metadata["labels"]["job-name"]
+            pod.start()
             self.pods[uid] = pod
         return self.pods[uid]
 
@@ -102,7 +103,7 @@ class Kubelet:
                 pod.kill()
             elif uid not in self._told:
                 self._told.add(uid)
-                pod.process.terminate()
+                pod.terminate()
             return
         gone = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
         self._api.call("DELETE", path, gone)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from regraft import child
 from regraft.errors import InterruptedStageError, InvalidDataError
 from regraft.ports import Progress
 from regraft.specs import PrepareResult, PrepareTask, Spec
+from regraft_worker import launch
 
 
 def prepare(text: str, progress: Progress) -> Spec:
@@ -71,6 +73,24 @@ def crash_once(progress: Progress) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def ranks_that_hang(progress: Progress) -> None:
+    """For four seconds; a launcher waits for them."""
+    child.ALIVE_SECONDS = 0.1
+    with subprocess.Popen(["sleep", "4"], stdout=subprocess.PIPE) as ranks:
+        launch._relay(ranks, progress, stop=lambda: None)
+
+
+def launcher_that_vouches_for_them(progress: Progress) -> None:
+    asked = progress.is_asked_to_stop
+
+    def alive() -> bool:
+        progress.write("alive")  # type: ignore[attr-defined]
+        return asked()
+
+    progress.is_asked_to_stop = alive  # type: ignore[method-assign]  # the planted error
+    ranks_that_hang(progress)
+
+
 ACTS = {
     "good": lambda progress: None,
     "cached": lambda progress: None,
@@ -80,6 +100,8 @@ ACTS = {
     "full disk": full_disk,
     "fault": fault_of_ours,
     "crash once": crash_once,
+    "ranks hang": ranks_that_hang,
+    "launcher vouches for ranks that hang": launcher_that_vouches_for_them,
     "killed": lambda progress: os.kill(os.getpid(), signal.SIGKILL),
 }
 

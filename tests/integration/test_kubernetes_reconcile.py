@@ -21,6 +21,7 @@ from regraft_worker.kubernetes.options import Options
 from regraft_worker.reconcile import Reconciler, sweep_kubernetes
 
 TEMPLATE = {"spec": {"containers": [{"name": "regraft", "image": "worker:1", "env": []}]}}
+TASK = '{"dataset_uri": "/d", "checkpoints": {}, "batch_size": 1, "target": {"kind": "cpu"}, "output_uri": "/out"}'
 Planted = Callable[[str, int], str]
 
 
@@ -47,7 +48,7 @@ def cluster(options: tuple[Double, dict[str, str]]) -> Cluster:
 def planted(cluster: Cluster) -> Planted:
     def plant(job: str, epoch: int) -> str:
         run = Run(
-            stage="prepare", stage_id=f"{job}.prepare", epoch=epoch, task="{}", nodes=1, devices=1, environment={}
+            stage="evaluate", stage_id=f"{job}.prepare", epoch=epoch, task=TASK, nodes=1, devices=1, environment={}
         )
         return str(cluster.create(run)["metadata"]["name"])
 

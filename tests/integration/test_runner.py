@@ -93,6 +93,16 @@ def test_a_refusal_keeps_field_value_and_remedy(supervisor: Supervisor, jobs: Jo
 
 
 @pytest.mark.parametrize(
+    ("act", "reason"), [("ranks hang", "no_progress"), ("launcher vouches for ranks that hang", None)]
+)
+def test_a_launcher_whose_processes_hang_is_no_sign_of_life(
+    supervisor: Supervisor, jobs: Jobs, act: str, reason: str | None
+) -> None:
+    supervisor.settings = supervisor.settings.model_copy(update={"hang_seconds": 2.0})
+    assert run(supervisor, jobs, act).attempts[0].reason == reason
+
+
+@pytest.mark.parametrize(
     ("act", "reason", "reason_class"), [("full disk", "disk_full", "capacity"), ("deaf", "cancelled", "user_request")]
 )
 def test_other_ends_have_their_reason(

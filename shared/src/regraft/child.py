@@ -72,6 +72,9 @@ class LineProgress:
         # Who asks has come round its loop: that is progress, also where there is no figure to report.
         if time.monotonic() - self._said > ALIVE_SECONDS:
             self.write("alive")
+        return self.is_asked_to_stop()
+
+    def is_asked_to_stop(self) -> bool:
         return self._stop.is_set()
 
     def may_leave(self) -> bool:

@@ -125,6 +125,9 @@ class MirroredProgress:
     def should_stop(self) -> bool:
         return self._inner.should_stop()
 
+    def is_asked_to_stop(self) -> bool:
+        return self._inner.is_asked_to_stop()
+
     def may_leave(self) -> bool:
         return self._inner.may_leave()
 

@@ -42,11 +42,14 @@ class Progress(Protocol):
     def is_kept(self, folder: Path) -> bool:
         """Whether the artifact that would be published as `folder` is kept elsewhere, where storage is no folder.
 
-        Then its manifest is in `folder` afterwards, and it need not be made.
+        Then its manifest, and the JSON files beside it, are in `folder` afterwards, and it need not be made.
         """
 
     def should_stop(self) -> bool:
-        """True once the stage shall save and raise `InterruptedStageError`."""
+        """True once the stage shall save and raise `InterruptedStageError`. Asking is a sign of life."""
+
+    def is_asked_to_stop(self) -> bool:
+        """The same for one who only waits for others to do the work: asking is no sign of life, for they may hang."""
 
     def may_leave(self) -> bool:
         """With `should_stop`: another worker will come, and what runs on other machines may go on meanwhile."""
@@ -83,6 +86,9 @@ class NullProgress:
 
     def should_stop(self) -> bool:
         return False
+
+    def is_asked_to_stop(self) -> bool:
+        return self.should_stop()
 
     def may_leave(self) -> bool:
         return False

@@ -32,6 +32,16 @@ POD: dict[str, Any] = {
         ],
     },
 }
+TASK = json.dumps(
+    {
+        "dataset_uri": "/data",
+        "checkpoint_uri": "/base",
+        "training": {"max_steps": 1, "batch_size": 1},
+        "target": {"kind": "cpu"},
+        "output_uri": "/out",
+    }
+)
+"""The least that a training is told."""
 LONG: dict[str, Any] = {
     "max_steps": 100_000,
     "schedule": [{"constant": {"value": 1e-3}}],

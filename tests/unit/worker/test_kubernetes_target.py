@@ -16,7 +16,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from cluster_stages import LONG, POD, on_cluster, runtime, stage
+from cluster_stages import LONG, POD, TASK, on_cluster, runtime, stage
 from tiny_runs import contents, task, write_dataset, write_model
 
 import trainer_double
@@ -190,7 +190,7 @@ def test_a_pod_that_hangs_is_ended_and_a_server_that_is_away_is_no_silence(
     for name, value in {**environment, "REGRAFT_HANG_SECONDS": "2"}.items():
         monkeypatch.setenv(name, value)
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(run, "train", "{}", devices=1, progress=NullProgress(), options=Options.of(os.environ))
+        ended = pool.submit(run, "train", TASK, devices=1, progress=NullProgress(), options=Options.of(os.environ))
         eventually(lambda: double.pods, what="the pod")
         double.out_of_order = True
         time.sleep(3)  # longer than a pod may be silent
@@ -264,7 +264,7 @@ def test_the_documented_template_and_runtime_make_valid_jobs(tmp_path: Path, pla
     (trainer,) = (block for block in blocks if "kind: TrainingRuntime" in block)
     path = tmp_path / "pod.yaml"
     path.write_text(template.replace("tolerations", planted) if planted else template)
-    asked = Run(stage="train", stage_id="job-1.train", epoch=1, task="{}", nodes=2, devices=8, environment={})
+    asked = Run(stage="train", stage_id="job-1.train", epoch=1, task=TASK, nodes=2, devices=8, environment={})
     made = objects.job(asked, Options(pod=path))
     if planted:
         with pytest.raises(kubernetes_validate.ValidationError, match=planted):

@@ -87,6 +87,9 @@ class Recorder:
     def should_stop(self) -> bool:
         return self.stop_after is not None and bool(self.steps) and self.steps[-1][0] >= self.stop_after
 
+    def is_asked_to_stop(self) -> bool:
+        return self.should_stop()
+
     def losses(self) -> list[float]:
         return [metrics["train_loss"] for _, metrics in self.steps if "train_loss" in metrics]
 

@@ -2,8 +2,9 @@
 
 One device: the core runs here. Several: torchrun starts a process for each (`regraft_worker.rank`), and this process,
 which never imports torch then, hands on what the main one says. So whoever supervises sees a single stage process: its
-stop request becomes a file that the main process looks for, and the end of any process ends them all. A target that
-has no devices of ours trains in its own way.
+stop request becomes a file that the main process looks for, and the end of any process ends them all. This process is
+no sign of life: it is silent for as long as the main one is, so that one who waits for the others for ever is noticed.
+A target that has no devices of ours trains in its own way.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _start(folder: Path, processes: int, place: Place) -> subprocess.Popen[bytes
 def _relay(child: subprocess.Popen[bytes], progress: Progress, *, stop: Callable[[], None]) -> dict[str, Any] | None:
     """Hand lines on until all processes have closed the pipe; returns the last word, if there was one."""
     last: dict[str, Any] | None = None
-    for text in _lines(child, when_idle=lambda: stop() if progress.should_stop() else None):
+    for text in _lines(child, when_idle=lambda: stop() if progress.is_asked_to_stop() else None):
         line = json.loads(text)
         kind = line.pop("type")
         if kind in _LAST:
@@ -158,6 +159,8 @@ def say(progress: Progress, kind: str, line: dict[str, Any]) -> None:
             progress.artifact(line["kind"], line["uri"], line["metadata"])
         case "event":
             progress.event(line["message"], level=line["level"], data=line["data"])
+        case "alive":
+            progress.should_stop()  # asking says it on
 
 
 def _lines(child: subprocess.Popen[bytes], *, when_idle: Callable[[], None]) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ class RankProgress(child.LineProgress):
         super().__init__(out)
         self._main, self._stop_file = rank == 0, stop
 
-    def should_stop(self) -> bool:
+    def is_asked_to_stop(self) -> bool:
         return self._stop_file.exists()
 
     def write(self, type_: str, **fields: Any) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from regraft.errors import FencedError
 from regraft_worker.kubernetes.api import MERGE, Api, ApiError, Json, query
@@ -13,8 +12,9 @@ from regraft_worker.kubernetes.options import Options
 from regraft_worker.kubernetes.trainjob import TRAIN_JOB
 
 NOT_FOUND, CONFLICT = 404, 409
+ENDED = ("Succeeded", "Failed")
+"""Phases of pods."""
 _WATCH_SECONDS = 30
-_POLL_SECONDS = 0.5
 _TRIES = 5
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -125,13 +125,6 @@ class Cluster:
         now = self.job(found["metadata"]["name"])
         return now is None or now["metadata"]["uid"] != found["metadata"]["uid"]
 
-    def delete_and_wait(self, found: Json, *, tick: Callable[[], object]) -> None:
-        """Delete, and return once nothing of it is left; `tick` is called meanwhile."""
-        self.delete(found)
-        while not self.is_gone(found):
-            tick()
-            time.sleep(_POLL_SECONDS)
-
     def changes(self, name: str) -> Iterator[Json | None]:
         """A Job at each change, from how it is now; None: it was deleted. Ends after half a minute: ask again."""
         found = self.job(name)
@@ -171,6 +164,11 @@ def epoch_of(found: Json) -> int:
 def index_of(pod: Json) -> int:
     """Which of a Job's pods it is."""
     return int(pod["metadata"].get("annotations", {}).get(_INDEX, 0))
+
+
+def phase_of(pod: Json) -> str:
+    """`Pending`, `Running`, or one of `ENDED`."""
+    return str(pod.get("status", {}).get("phase", ""))
 
 
 def condition(found: Json, kind: str) -> Json | None:

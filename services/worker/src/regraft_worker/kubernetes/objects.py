@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regraft.specs import EvaluateTask, Spec, TrainTask
 from regraft_worker.kubernetes.options import CONTAINER, Options
 
 Json = dict[str, Any]
@@ -26,6 +27,9 @@ PORT = 29500
 KEPT_SECONDS = 3600
 """Finished Jobs, with their pods' logs."""
 COMMAND = ("python", "-m", "regraft_worker.kubernetes.pod")
+_TASKS: Mapping[str, type[Spec]] = {"train": TrainTask, "evaluate": EvaluateTask}
+_WHO_ASKS = {"attempt", "priority"}
+"""Fields of a task that change with each attempt, or while it runs, and nothing of what is computed."""
 _PASSED = re.compile("REGRAFT_(STORAGE_URI|CACHE_BYTES|EPOCH|LOG_LEVEL)$")
 
 
@@ -70,9 +74,14 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """The same for attempts that would compute the same: one may take the other's Job over."""
-        said = [self.stage, self.task, self.nodes, self.devices]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        """The same for attempts that would compute the same: one may take the other's Job over.
+
+        Fields that have their default are left out, so that a version with a new one takes over what runs.
+        """
+        task = _TASKS[self.stage].model_validate_json(self.task)
+        asked = task.model_dump(mode="json", exclude=_WHO_ASKS, exclude_defaults=True)
+        said = [self.stage, asked, self.nodes, self.devices]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def job(run: Run, options: Options) -> Json:

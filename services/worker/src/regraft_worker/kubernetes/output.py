@@ -15,12 +15,13 @@ import time
 from typing import Any
 
 from regraft.errors import RegraftError
-from regraft_worker.kubernetes.cluster import Cluster, index_of
+from regraft_worker.kubernetes.cluster import ENDED, Cluster, index_of, phase_of
 
 MARK = "::regraft:: "
 """Before each line of the stage."""
 _WAIT_SECONDS = 1.0
-_ENDED = ("Succeeded", "Failed")
+_TELLS = ("Running",)
+"""Phases in which a pod that tells nothing is silent; one that waits for a node answers with an empty log."""
 
 
 class Output:
@@ -68,23 +69,23 @@ class Output:
         while not self._stop.is_set():
             last = self._finish.is_set()
             try:
-                found = self._pod()
-                if found is None:
+                pod, phase = self._pod()
+                if phase not in _TELLS:
                     self._heard = time.monotonic()
-                else:
-                    pod, ended = found
+                if pod is not None:
                     self._read(pod)
-                    if ended and last:  # both before we read: that was all
-                        return
+                if phase in ENDED and last:  # both before we read: that was all
+                    return
             except RegraftError:  # not started yet, or out of reach: asked again
                 self._heard = time.monotonic()
             self._stop.wait(_WAIT_SECONDS)
 
-    def _pod(self) -> tuple[str, bool] | None:
+    def _pod(self) -> tuple[str | None, str]:
+        """The first pod's name and phase."""
         first = next((pod for pod in self._cluster.pods(self._name) if index_of(pod) == 0), None)
         if first is None:
-            return None
-        return first["metadata"]["name"], first.get("status", {}).get("phase") in _ENDED
+            return None, ""
+        return first["metadata"]["name"], phase_of(first)
 
     def _read(self, pod: str) -> None:
         known = self.until

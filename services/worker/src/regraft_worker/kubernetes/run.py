@@ -21,6 +21,7 @@ from regraft.jobs import ReasonClass
 from regraft.ports import Progress
 from regraft_worker.kubernetes.api import ApiError, Json, UnreachableError
 from regraft_worker.kubernetes.cluster import Cluster, condition, epoch_of
+from regraft_worker.kubernetes.ending import Ending, Late
 from regraft_worker.kubernetes.objects import DIGEST, WATCHED, Run
 from regraft_worker.kubernetes.options import PREFIX, Options
 from regraft_worker.kubernetes.output import Output, said
@@ -74,13 +75,13 @@ def _job_for(cluster: Cluster, wanted: Run, progress: Progress) -> Json:
     for found in cluster.jobs_of(wanted.stage_id):
         name, metadata = found["metadata"]["name"], found["metadata"]
         same = metadata.get("annotations", {}).get(DIGEST) == wanted.digest
-        if same and condition(found, "Failed") is None and "deletionTimestamp" not in metadata:
+        if same and not _has_failed(found) and "deletionTimestamp" not in metadata:
             progress.event(f"the Job {name} of an earlier attempt goes on and is taken over", data={"job": name})
             taken = cluster.take_over(found, wanted.epoch)
             cluster.ensure_service(replace(wanted, taken_over=name), taken)
             return taken
         taken = cluster.take_over(found, wanted.epoch)
-        cluster.delete_and_wait(taken, tick=progress.should_stop)
+        Ending(cluster, taken, progress).wait()
     made = cluster.create(wanted)
     where = f"{wanted.nodes} pods with {wanted.devices} devices each"
     progress.event(f"the Job {wanted.name} was created: {where}", data={"job": wanted.name, "nodes": wanted.nodes})
@@ -99,6 +100,7 @@ class _Watched:
         self._hang_seconds = float(wanted.environment.get("REGRAFT_HANG_SECONDS", "1800"))
         self._noted = self._began = time.monotonic()
         self._over = threading.Event()
+        self._late = Late(cluster, self._name, progress)
         self._output = Output(cluster, self._name, since=job["metadata"].get("annotations", {}).get(WATCHED, ""))
         threading.Thread(target=self._watch, name="job-watch", daemon=True).start()
 
@@ -119,6 +121,7 @@ class _Watched:
                     return self._stopped()
                 self._end_if_hung()
                 self._say_what_it_waits_for(job)
+                self._say_what_holds_it(job)
                 self._note()
         finally:
             self._over.set()
@@ -191,8 +194,8 @@ class _Watched:
         if self._progress.may_leave():
             self._note(at_once=True)
             raise InterruptedStageError("the worker leaves, the Job goes on; whoever comes next takes it over")
-        self._cluster.delete(self._made)
-        while not self._is_gone():
+        ending = Ending(self._cluster, self._made, self._progress)
+        while not ending.is_over():
             self._relay()
         self._relay()
         last = self._last
@@ -205,19 +208,12 @@ class _Watched:
         """This process says that it is alive for as long as it watches, so nobody else would notice."""
         if self._output.silent_seconds < self._hang_seconds:
             return
-        self._cluster.delete_and_wait(self._made, tick=self._progress.should_stop)
+        Ending(self._cluster, self._made, self._progress).wait()
         raise HungError(
             f"the first pod reported no progress for {self._hang_seconds:.0f} s; its Job was deleted",
             value=self._name,
             remedy="The run goes on from its newest checkpoint.",
         )
-
-    def _is_gone(self) -> bool:
-        self._progress.should_stop()
-        try:
-            return self._cluster.is_gone(self._made)
-        except UnreachableError:
-            return False
 
     def _say_what_it_waits_for(self, job: Json) -> None:
         if self._output.until or time.monotonic() - self._began < _PENDING_AFTER:
@@ -233,6 +229,15 @@ class _Watched:
         if waits:
             self._tell(f"a pod waits: {waits[0]}")
 
+    def _say_what_holds_it(self, job: Json) -> None:
+        """From 1.31 on a Job that fails has failed only once the last of its pods has ended."""
+        if not _has_failed(job):
+            return
+        try:
+            self._late.look()
+        except (UnreachableError, ApiError):
+            return
+
     def _tell(self, text: str) -> None:
         if text != self._told:  # once, until something else is to be said
             self._told = text
@@ -247,6 +252,11 @@ class _Watched:
             self._cluster.watched(self._made, self._output.until)
         except (UnreachableError, ApiError) as error:
             self._tell(f"the Job cannot be marked: {error.message}")
+
+
+def _has_failed(job: Json) -> bool:
+    """Or will have, once its last pod has ended."""
+    return any(condition(job, kind) for kind in ("Failed", "FailureTarget"))
 
 
 class _OutOfMemoryError(LostError):

@@ -210,6 +210,7 @@ class Run:
                 target=self.target,
                 precision=self.spec.precision,
                 world=self.world,
+                tick=lambda _: self.progress.should_stop(),  # asking says that there is life in here
             )
             values = {f"{name}_{what}": getattr(scores, what) for what in SCORES}
             found |= {metric: value for metric, value in values.items() if value is not None}

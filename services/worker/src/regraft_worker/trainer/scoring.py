@@ -25,7 +25,7 @@ from regraft_worker.trainer.sets import ScoredSet
 from regraft_worker.trainer.targets import Target
 from regraft_worker.trainer.world import Alone, World
 
-Tick = Callable[[int], None]
+Tick = Callable[[int], object]
 """Told how many batches of a set are done; raises to stop."""
 
 
