@@ -7,6 +7,24 @@ several times that on two cores that many share. `docs/reliability.md` has the s
 
 from __future__ import annotations
 
+from regraft.dispatcher import SWEEP_SECONDS
+from regraft.jobstore.retries import JITTER
+from regraft.settings import Settings
+
+SLACK = 5.0
+"""Seconds that a busy machine may add until a worker that waits for work has claimed it."""
+
+
+def after_a_failure(settings: Settings) -> float:
+    """Seconds until the next attempt begins, after one whose worker lives, or whose death is known at once."""
+    return settings.retry_seconds * (1 + JITTER) + settings.poll_seconds * 1.5 + SLACK
+
+
+def after_a_silence(settings: Settings) -> float:
+    """The same, after a death that nobody knows of: the lease must run out, and a sweep find it."""
+    return settings.lease_seconds + SWEEP_SECONDS + after_a_failure(settings)
+
+
 WITHIN: dict[int, float] = {
     1: 45,
     2: 60,

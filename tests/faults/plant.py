@@ -3,7 +3,7 @@
 1. Every accepted job ends in exactly one terminal state.
 2. At most one attempt at a time writes, and one attempt's result counts.
 3. The end is what an undisturbed run ends with, to the bit.
-4. No process and no half-written file is left.
+4. No process, no half-written file and no note of an attempt is left.
 5. It recovers within the bound of its case (`bounds.WITHIN`).
 
 `Plant.check` asserts all five.
@@ -30,9 +30,10 @@ from sqlalchemy import Engine
 from helpers import eventually, spec
 from regraft.dispatcher import Dispatcher
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey
+from regraft.holdings import FOLDER
 from regraft.jobs import JOB_ENDED, STAGE_ENDED, Priority
-from regraft.jobstore import Announcements, Jobs
-from regraft.models import Job, Stage
+from regraft.jobstore import Announcements, Jobs, Workers
+from regraft.models import Attempt, Job, Stage
 from regraft.processes import environments
 from regraft.queue import Broker, make_celery
 from regraft.settings import Settings
@@ -58,6 +59,8 @@ class Plant:
         self.jobs = Jobs(engine)
         self.broker = Broker(make_celery(settings))
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.homes: list[Path] = []
+        """Of each of the workers."""
         self.struck_at: datetime | None = None
         self.patience = 10.0
         """Seconds in which processes have to be gone once the jobs have ended."""
@@ -71,10 +74,25 @@ class Plant:
         return self.jobs.create(spec(training=training), priority=priority).id
 
     def start_worker(self, settings: Settings | None = None, **environment: str) -> subprocess.Popen[bytes]:
-        name = f"worker-{len(self.workers)}"
-        worker = self.spawn(name, [str(HERE / "fault_worker.py")], settings or self.settings, **environment)
+        name, settings = f"worker-{len(self.workers)}", settings or self.settings
+        worker = self.spawn(name, [str(HERE / "fault_worker.py")], settings, **environment)
         self.workers.append(worker)
+        self.homes.append(settings.home)
         return worker
+
+    def elsewhere(self) -> Settings:
+        """For a worker of another machine with the same storage, where of a death here only the lease tells."""
+        home = self.settings.home.with_name("elsewhere")
+        home.mkdir(exist_ok=True)
+        return self.settings.model_copy(update={"home": home, "storage_uri": self.settings.storage_root})
+
+    def await_worker(self, worker: subprocess.Popen[bytes]) -> None:
+        """Until it waits for work."""
+
+        def begun() -> bool:
+            return any(row.name.endswith(f"-{worker.pid}") for row in Workers(self.engine).alive())
+
+        eventually(begun, seconds=60, what="the worker's heartbeat")
 
     def spawn(self, name: str, program: list[str], settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
         """A process of the plant with its log, which also ends when this process does."""
@@ -105,10 +123,10 @@ class Plant:
 
     def children(self) -> list[int]:
         """Process ids of stage processes and whatever they started, of this plant."""
-        home = f"REGRAFT_HOME={self.settings.home}".encode()
+        homes = {f"REGRAFT_HOME={home}".encode() for home in [self.settings.home, *self.homes]}
         found = []
         for pid, values in environments():
-            if home in values and any(value.startswith(b"REGRAFT_ATTEMPT=") for value in values):
+            if homes & set(values) and any(value.startswith(b"REGRAFT_ATTEMPT=") for value in values):
                 found.append(pid)
         return found
 
@@ -159,8 +177,26 @@ class Plant:
 
     def _nothing_is_left(self) -> None:
         eventually(lambda: not self.children(), seconds=self.patience, what="the end of every stage process")
+        eventually(lambda: not self._notes(), seconds=self.patience, what="the end of every note of an attempt")
         storage = local_path(self.settings.storage_root)
         assert not [*storage.rglob(".tmp-*"), *storage.rglob(".work-*")]
+
+    def _notes(self) -> list[Path]:
+        """Of attempts, on the machines where a worker lives: on the others nobody is left to take them away."""
+        live = {home for worker, home in zip(self.workers, self.homes, strict=True) if worker.poll() is None}
+        return [note for home in live for note in (home / FOLDER).glob("*")]
+
+    def went_on(self, job_id: str, *, attempt: int, within: float) -> Attempt:
+        """That attempt at the training (from 1), which began after the fault and, by the database, in time."""
+        begun: Attempt = eventually(
+            lambda: next((one for one in self.stage(job_id).attempts if one.epoch == attempt), None),
+            seconds=within + 30,
+            what=f"attempt {attempt}",
+        )
+        assert self.struck_at is not None, "nothing has struck"
+        took = (begun.started_at - self.struck_at).total_seconds()
+        assert 0 < took < within, f"{took:.1f} s from the fault to attempt {attempt}, and {within:.1f} s are allowed"
+        return begun
 
     def _recovered(self, jobs: list[Job], within: float) -> None:
         assert self.struck_at is not None, "nothing has struck"

@@ -36,6 +36,15 @@ class Proxy:
         self._server.listen(64)
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def drop_commit_of(self, words: bytes) -> None:
+        """The next commit of a transaction with these words is carried out, and the connection cut before its reply."""
+
+        def cut() -> None:
+            self.dropped += 1
+            raise ConnectionAbortedError
+
+        self.at_commit_of = words, cut
+
     def close(self) -> None:
         self.flowing.set()
         with suppress(OSError):

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from bounds import WITHIN
-from plant import Own, Plant
+from bounds import WITHIN, after_a_silence
+from plant import Own, Plant, kill
+from sqlalchemy import text
 
 from helpers import eventually
 from regraft.jobs import Priority
@@ -69,6 +70,28 @@ def test_a_worker_starts_without_a_broker_and_leaves_when_told(own: Own, own_pla
         assert worker.wait(30) == 0
     finally:
         own.valkey.start()
+
+
+def test_a_worker_killed_while_the_broker_is_away_is_replaced_from_another_machine(own: Own, own_plant: Plant) -> None:
+    """Hints wait that nobody takes: leases are looked after all the same."""
+    plant = own_plant
+    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    job = plant.submit(steps=30)
+    plant.await_step(job, 3)
+    own.valkey.stop()
+    try:
+        plant.await_worker(plant.start_worker(plant.elsewhere()))
+        plant.jobs.cancel(plant.submit())  # its hints stay in the outbox, and keep nobody busy
+        plant.struck()
+        kill(worker.pid)
+        worker.wait()
+        plant.went_on(job, attempt=2, within=after_a_silence(plant.settings))
+        plant.check(job, steps=30, within=WITHIN[18])
+        with plant.engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM outbox")), "there was nothing to send"
+    finally:
+        own.valkey.start()
+    assert "since its lease ran out" in str(plant.stage(job).attempts[0].message)
 
 
 def test_a_silent_broker_delays_and_nothing_more(own: Own, own_plant: Plant) -> None:

@@ -104,15 +104,25 @@ def every_connection(url: str) -> Iterator[Callable[[], None]]:
 
 
 def test_an_answer_that_is_lost_changes_nothing(plant: Plant, proxy: Proxy) -> None:
-    """The server has committed, the worker never hears: claims, reports and ends, one after the other."""
-    plant.start_worker(through(proxy, plant.settings))
+    """The server has committed, the worker never hears: of a renewal, of progress, of whether to go on, which are
+    statements by themselves; then of a report with a checkpoint, of an end, and of a claim."""
+    plant.start_worker(through(proxy, plant.settings), FAULT_STEP_SECONDS="0.1")
     job = plant.submit(steps=60)
-    for lost in range(1, 5):
-        proxy.drop_reply_to = b"COMMIT"
-        eventually(lambda: proxy.dropped == lost, what="a lost answer")  # noqa: B023
+    plant.await_step(job, 1)
+    for words in (b"UPDATE stages SET lease_until=", b"UPDATE stages SET progress", b"SELECT jobs.status, EXISTS"):
+        before, proxy.drop_reply_to = proxy.dropped, words
+        eventually(lambda: proxy.dropped > before, what=f"a lost answer to {words!r}")  # noqa: B023
         plant.struck()
-        time.sleep(0.5)
+    for words in (b"INSERT INTO artifacts", b"UPDATE attempts", b"INSERT INTO attempts"):
+        before = proxy.dropped
+        proxy.drop_commit_of(words)
+        eventually(lambda: proxy.dropped > before, what=f"a lost answer to the commit of {words!r}")  # noqa: B023
+        plant.struck()
     plant.check(job, steps=60, within=WITHIN[13])
+    *_, train, evaluate, export = plant.jobs.get(job).stages
+    assert len(train.attempts) == 1, "whatever was lost, the training went on"
+    reasons = [attempt.reason for stage in (evaluate, export) for attempt in stage.attempts]
+    assert (len(reasons), reasons.count("worker_lost")) == (3, 1), "a claim that nobody knows of is given up"
 
 
 def test_an_answer_that_the_api_never_gets_creates_no_second_job(plant: Plant, proxy: Proxy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bounds import WITHIN
+from bounds import WITHIN, after_a_failure, after_a_silence
 from plant import Plant, hold_for, kill
 
 from helpers import eventually
@@ -18,6 +18,7 @@ def test_a_killed_stage_process_goes_on_from_its_checkpoint(plant: Plant) -> Non
     plant.await_step(job, 12)
     plant.struck()
     kill(plant.children()[0])
+    plant.went_on(job, attempt=2, within=after_a_failure(plant.settings))
     plant.check(job, within=WITHIN[1])
     first, second = plant.stage(job).attempts
     assert (first.status, first.reason, first.signal) == ("failed", "killed", 9)
@@ -25,20 +26,27 @@ def test_a_killed_stage_process_goes_on_from_its_checkpoint(plant: Plant) -> Non
 
 
 def test_a_killed_worker_is_replaced_within_a_lease_and_a_sweep(plant: Plant) -> None:
-    """First the worker alone, then worker and stage process."""
-    for _ in range(3):
+    """First the worker alone, beside another of its machine, which knows it at once; then worker and stage process,
+    and who is left is on another machine."""
+    for _ in range(2):
         plant.start_worker(FAULT_STEP_SECONDS="0.1")
     job = plant.submit()
-    for count, with_child in enumerate([False, True], start=1):
+    plant.await_step(job, 2)
+    plant.await_worker(plant.start_worker(plant.elsewhere(), FAULT_STEP_SECONDS="0.1"))
+    bounds = [after_a_failure(plant.settings), after_a_silence(plant.settings)]
+    for count, within in enumerate(bounds, start=1):
         plant.await_step(job, 6 * count)
         worker = worker_of(plant, job)
         plant.struck()
-        for pid in [worker.pid, *(plant.children() if with_child else [])]:
+        for pid in [worker.pid, *(plant.children() if count == 2 else [])]:
             kill(pid)
         worker.wait()
-        eventually(lambda: len(plant.stage(job).attempts) == count + 1, what="the next attempt")  # noqa: B023
+        plant.went_on(job, attempt=count + 1, within=within)
     plant.check(job, within=WITHIN[2])
-    assert [attempt.reason for attempt in plant.stage(job).attempts] == ["worker_lost", "worker_lost", None]
+    first, second, third = plant.stage(job).attempts
+    assert [attempt.reason for attempt in (first, second, third)] == ["worker_lost", "worker_lost", None]
+    assert "was killed" in str(first.message)
+    assert "since its lease ran out" in str(second.message)
 
 
 def worker_of(plant: Plant, job: str) -> subprocess.Popen[bytes]:

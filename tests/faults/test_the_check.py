@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from plant import Plant
 from sqlalchemy import text
 
+from regraft.holdings import FOLDER
 from regraft.storage import local_path
 
 STEPS = 10
@@ -23,7 +25,7 @@ def test_every_violation_is_found(plant: Plant) -> None:
     plant.check(job, steps=STEPS, within=LONG_ENOUGH)
     plant.patience = 0.5
     run = local_path(plant.settings.storage_root) / "jobs" / job / "train"
-    for violate in (write_late, leave_a_file, leave_a_process, end_twice, forget_the_end_of_an_attempt):
+    for violate in (write_late, leave_a_file, leave_a_process, leave_a_note, end_twice, forget_the_end_of_an_attempt):
         mend = violate(plant, job, run)
         with pytest.raises(AssertionError):
             plant.check(job, steps=STEPS, within=LONG_ENOUGH)
@@ -58,6 +60,19 @@ def leave_a_process(plant: Plant, job: str, run: Path) -> Callable[[], object]:
     def mend() -> None:
         orphan.kill()
         orphan.wait()
+
+    return mend
+
+
+def leave_a_note(plant: Plant, job: str, run: Path) -> Callable[[], object]:
+    """Of an attempt that somebody is still at."""
+    note = plant.settings.home / FOLDER / f"{job}.train-1"
+    holder = note.open("w")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def mend() -> None:
+        note.unlink()
+        holder.close()
 
     return mend
 

@@ -248,6 +248,21 @@ def test_cancelling_answers_with_the_job_and_then_with_a_conflict(client: TestCl
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
 
 
+SERVES = "/readyz?exclude=broker&exclude=storage"
+"""As the chart, the image and Compose ask."""
+
+
+def test_it_serves_without_broker_and_storage(settings: Settings, tmp_path: Path) -> None:
+    """All its processes miss them at once, and none would be left to accept jobs."""
+    gone = {"redis_url": "redis://127.0.0.1:1/0", "storage_uri": (tmp_path / "gone" / "storage").as_uri()}
+    headers = key_for(settings)
+    with TestClient(create_app(settings.model_copy(update={**gone, "check_files": False})), headers=headers) as client:
+        assert client.get("/readyz").status_code == 503
+        assert client.get(SERVES).json() == {"status": "ok", "checks": {"database": "ok"}}
+        assert client.post("/jobs", json=spec().model_dump(mode="json", by_alias=True)).status_code == 202
+        assert client.get("/readyz?exclude=nothing").status_code == 422
+
+
 def test_it_is_healthy_and_ready(client: TestClient) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
     checks = {"database": "ok", "broker": "ok", "storage": "ok"}
@@ -277,6 +292,7 @@ def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert [name for name, found in ready.json()["checks"].items() if found == "ok"] == ["storage"]
+        assert client.get(SERVES).status_code == 503
         response = client.get("/jobs", headers=headers)
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
         assert "127.0.0.1" not in response.text

@@ -266,6 +266,35 @@ def test_what_can_be_asked_for_is_what_workers_say(client: TestClient, engine: E
     assert [worker["name"] for worker in found["workers"]] == ["a", "b", "d"]
 
 
+def test_a_cursor_that_no_list_has_is_refused_and_no_empty_page(
+    client: TestClient, engine: Engine, leases: Leases
+) -> None:
+    job, other = (client.post("/jobs", json=JOB).json()["id"] for _ in range(2))
+    claims = [claimed(leases, one, "prepare") for one in (job, other)]
+    for claim in claims:
+        made = [{"kind": "checkpoint", "uri": f"file:///{claim.job_id}", "metadata": {"step": 1}}]
+        leases.report(claim, Report(artifacts=made))
+    elsewhere = client.get(f"/jobs/{other}/checkpoints").json()["last_id"]
+    mine = client.get(f"/jobs/{job}/checkpoints").json()["last_id"]
+    foreign = Jobs(engine, project="other").create(spec()).id
+    for path, field, cursors in (
+        ("/jobs", "after", ["job-0", foreign]),
+        ("/jobs", "before", ["job-0", foreign]),
+        ("/queue", "after", ["job-0.prepare", f"{foreign}.prepare"]),
+        (f"/jobs/{job}/checkpoints", "after", ["art-0", elsewhere]),
+        ("/keys", "after", ["key-0"]),
+    ):
+        for cursor in cursors:
+            refused = client.get(path, params={field: cursor})
+            assert refused.status_code == 422, (path, cursor)
+            found = refused.json()["errors"][0]
+            assert (found["field"], found["value"]) == (field, cursor)
+    # What has left the list since its page was read still says where to go on.
+    taken = client.get("/queue", params={"after": f"{job}.prepare"})
+    assert [stage["id"] for stage in taken.json()["data"]] == [f"{other}.convert"]
+    assert client.get(f"/jobs/{job}/checkpoints", params={"after": mine}).json()["data"] == []
+
+
 def test_the_queue_and_prometheus_tell_what_waits(client: TestClient, engine: Engine, leases: Leases) -> None:
     Workers(engine).seen("d", service="dataprep", version="1", queues=["prepare"], offers={})
     ids = [client.post("/jobs", json=JOB).json()["id"] for _ in range(3)]

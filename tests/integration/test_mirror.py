@@ -112,14 +112,20 @@ def test_a_stage_reads_and_writes_folders_and_says_addresses(root: str, mirror: 
     assert mirror_of({}) is None
 
 
-def test_an_artifact_made_elsewhere_is_known_by_its_manifest_alone(mirror: Mirror, elsewhere: Mirror) -> None:
-    made = make(elsewhere.folder / "datasets" / "one")
-    elsewhere.publish(made)
+def test_an_artifact_made_elsewhere_is_known_by_what_tells_of_it_alone(mirror: Mirror, elsewhere: Mirror) -> None:
+    with publish(elsewhere.folder / "datasets" / "one", kind="dataset") as draft:
+        for name in ("file", "train/data_params.json", "corpus_report.json"):
+            (draft.folder / name).parent.mkdir(exist_ok=True)
+            (draft.folder / name).write_text("text")
+    elsewhere.publish(elsewhere.folder / "datasets" / "one")
     here = mirror.folder / "datasets" / "one"
     progress = MirroredProgress(NullProgress(), mirror)
     assert progress.is_kept(here)
-    assert [path.name for path in here.iterdir()] == [NAME]
-    progress.artifact("dataset", to_uri(here), {})  # said again, though only the manifest is here
+    assert {path.name for path in here.iterdir()} == {NAME, "corpus_report.json"}
+    (here / "corpus_report.json").write_text("of another one")
+    assert progress.is_kept(here)
+    assert (here / "corpus_report.json").read_text() == "text"
+    progress.artifact("dataset", to_uri(here), {})  # said again, though only these are here
     assert mirror.fetch(mirror.uri(here))
     assert is_published(here)
     elsewhere.depot.bucket.delete([elsewhere.depot.key(mirror.uri(here), "file")])

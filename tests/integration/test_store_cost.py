@@ -23,6 +23,7 @@ from helpers import claimed, spec
 from regraft.errors import FencedError
 from regraft.jobstore import Announcements, Jobs, Leases, Outcome, Report, Workers, make_engine
 from regraft.jobstore.advance import lock_job
+from regraft.jobstore.notices import watch
 from regraft.jobstore.reading import Reading
 from regraft.models import Job
 from regraft.settings import Settings
@@ -46,6 +47,26 @@ def recorded(engine: Engine) -> Iterator[list[str]]:
         yield sent
     finally:
         event.remove(engine, "before_cursor_execute", note)
+
+
+def test_watching_lets_metrics_be_written(engine: Engine, settings: Settings, leases: Leases) -> None:
+    """Their foreign key asks for the job's id while `watch` holds the job's row."""
+    held = claimed(leases, Jobs(engine).create(spec()).id, "prepare")
+    impatient = make_engine(settings, lock_seconds=1.0)
+    reported: list[str] = []
+
+    def meanwhile(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if statement.startswith("UPDATE jobs"):
+            Leases(impatient, settings).report(held, PROGRESS)
+            reported.append(statement)
+
+    event.listen(engine, "before_cursor_execute", meanwhile)
+    try:
+        watch(engine, [held.job_id])
+    finally:
+        event.remove(engine, "before_cursor_execute", meanwhile)
+        impatient.dispose()
+    assert len(reported) == 1
 
 
 def tables(statements: list[str]) -> Counter[str]:

@@ -118,9 +118,10 @@ def test_sharding_divides_what_stays_and_ddp_does_not() -> None:
         one.gradients // 8,
         one.optimizer // 8,
     )
-    # What is gathered for a moment: two blocks or the head, whichever is larger, and the gradients of one.
-    gathered = fsdp.working_copies - one.working_copies
-    assert gathered == 50400 * 4096 * (2 * 2 + 4)
+    # What is gathered, in fp32 also here: embedding and head with their gradients; two blocks, the gradients of one.
+    block = 12 * 4096**2 + 7 * 4096
+    root = 2 * 50400 * 4096 + 50400 + 2 * 4096
+    assert fsdp.working_copies - one.working_copies == 4 * (2 * root + 3 * block)
     assert fit(RECIPE.with_(strategy="fsdp", devices=8, checkpointing="full")) == 7
 
 

@@ -1,6 +1,5 @@
 """Artifacts exist whole or not at all."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -66,15 +65,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     assert manifest is not None
     with pytest.raises(InvalidDataError, match=r"other bytes.*a\.txt"):
         verify(tmp_path / "x", manifest)
-
-
-def test_leftovers_of_dead_processes_are_removed_and_those_of_the_living_kept(tmp_path: Path) -> None:
-    dead, living = tmp_path / ".tmp-x-999999999", tmp_path / f".tmp-x-{os.getppid()}"
-    dead.mkdir()
-    living.mkdir()
-    make(tmp_path / "x")
-    assert not dead.exists()
-    assert living.exists()
 
 
 def test_uris_and_paths_are_the_same_place(tmp_path: Path) -> None:

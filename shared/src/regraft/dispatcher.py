@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 SWEEP_SECONDS = 2.0
+BROKER_AWAY = (Broker.Unreachable, RedisError)
 
 
 class Dispatcher:
@@ -48,7 +49,7 @@ class Dispatcher:
             sweep = time.monotonic() >= sweep_at
             try:
                 sent = self.once(sweep=sweep)
-            except (*UNREACHABLE, Broker.Unreachable, RedisError) as error:
+            except (*UNREACHABLE, *BROKER_AWAY) as error:
                 log.warning("a server is unreachable, trying again: %s", error)
                 self.stop.wait(1.0)
                 continue
@@ -58,18 +59,30 @@ class Dispatcher:
                 self.wake.wait(POLL_SECONDS)
 
     def once(self, *, sweep: bool = True) -> int:
-        """One turn; returns how many messages were sent. What waits comes first, then what the other work has made."""
-        sent = self._announcements.send(self._broker.publish)
-        more = self._sweep() if sweep else 0
-        if more + self._announcements.admit():
-            sent += self._announcements.send(self._broker.publish)
-        return sent
+        """One turn; returns how many messages were sent. What waits comes first, then what the other work has made.
 
-    def _sweep(self) -> int:
-        self._announcements.forget()
-        if reclaimed := self._announcements.reclaim():
+        What `BROKER_AWAY` names goes on only after all that needs the database alone: a worker without a broker finds
+        in the database what was taken back from another.
+        """
+        try:
+            sent = self._announcements.send(self._broker.publish)
+        except BROKER_AWAY:
+            self._tend(sweep=sweep)
+            raise
+        made = self._tend(sweep=sweep)
+        if sweep:
+            made += self._announcements.repeat(is_empty=self._broker.is_empty)
+        return sent + (self._announcements.send(self._broker.publish) if made else 0)
+
+    def _tend(self, *, sweep: bool) -> int:
+        """What needs no broker; returns how many stages and jobs may have something to send now."""
+        reclaimed = 0
+        if sweep:
+            self._announcements.forget()
+            reclaimed = self._announcements.reclaim()
+        if reclaimed:
             log.warning("took %d stages back from silent workers", reclaimed)
-        return reclaimed + self._announcements.repeat(is_empty=self._broker.is_empty)
+        return reclaimed + self._announcements.admit()
 
     def listen(self, url: str) -> None:
         """Set `wake` whenever somebody says that there is something to send, until `stop` is set. Blocks."""

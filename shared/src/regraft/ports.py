@@ -42,7 +42,7 @@ class Progress(Protocol):
     def is_kept(self, folder: Path) -> bool:
         """Whether the artifact that would be published as `folder` is kept elsewhere, where storage is no folder.
 
-        Then its manifest is in `folder` afterwards, and it need not be made.
+        Then its manifest, and the JSON files beside it, are in `folder` afterwards, and it need not be made.
         """
 
     def should_stop(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from regraft.attempt import MARK
 from regraft.child import SUPERVISOR
 from regraft.holdings import Holding, take_over
-from regraft.jobstore import UNREACHABLE
 from regraft.jobstore.losses import Losses
 from regraft.processes import kill_of, kill_orphans
 from regraft.settings import Settings
@@ -27,11 +28,14 @@ class Successor:
         self._mark = f"REGRAFT_HOME={settings.home}"
 
     def look(self) -> None:
-        """Give back what workers of this machine held that were killed, without waiting for their leases."""
+        """Give back what workers of this machine held that were killed, without waiting for their leases.
+
+        Raises nothing of the database's or of the files': where this cannot be done, the leases run out.
+        """
         try:
             take_over(self._settings.home, self._give_back)
-        except UNREACHABLE as error:
-            log.warning("the database is unreachable, what killed workers held stays where it is: %s", error)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("what killed workers held stays where it is: %s", error)
 
     def _give_back(self, lost: Holding) -> bool:
         prefix, deadline = f"{MARK}={lost.stage_id}:{lost.epoch}:", time.monotonic() + ORPHANS_SECONDS

@@ -117,8 +117,11 @@ class Poller:
         seconds = self._supervisor.settings.poll_seconds
         # Spread, so that a fleet that was started at once does not ask at once.
         while not self._stop.wait(seconds * random.uniform(0.5, 1.5)):
-            self._successor.look()
-            self._look(worker)
+            try:
+                self._successor.look()
+                self._look(worker)
+            except Exception:  # whatever it is, a worker that looks no more would wait for the broker alone
+                log.exception("the look for work has failed, the next one will be made")
 
     def _look(self, worker: WorkController) -> None:
         if is_busy() or self._supervisor.drain.is_set():

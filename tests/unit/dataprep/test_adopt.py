@@ -135,12 +135,12 @@ def test_files_that_lie_elsewhere_are_copied_once(
     asked = task("memory://bucket", tokenizer_dir, tmp_path / "out")
     with pytest.raises(InterruptedStageError):
         prepare(asked, make_recorder(lambda number: number > 1))
-    copies = {path.name for path in (tmp_path / "out").glob(".adopt-*/0/*/*.h5")}
-    assert copies == {"output_chunk_0_0.h5"}
-    written: list[str] = []
-    monkeypatch.setattr(adopt_files, "check_space", lambda path, size: written.append(path.parent.name))
+    (copy,) = (tmp_path / "out").glob(".adopt-*/*/data")
+    assert copy.read_bytes() == (tmp_path / "other" / "train" / "output_chunk_0_0.h5").read_bytes()
+    written: list[int] = []
+    monkeypatch.setattr(adopt_files, "check_space", lambda path, size: written.append(size))
     result = prepare(asked)
-    assert written == ["val"]
+    assert written == [(tmp_path / "other" / "val" / "output_chunk_0_0.h5").stat().st_size]
     np.testing.assert_array_equal(read(result.uri, "train"), block)
     assert result.eval_examples == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == [result.address]

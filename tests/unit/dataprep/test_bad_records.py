@@ -210,3 +210,5 @@ def test_bad_records_are_reported_with_the_dataset(tokenizer_dir: Path, tmp_path
     assert (record["file"], record["number"], record["unit"]) == ("a.jsonl", 1, "line")
     assert record["cause"].startswith("it is no JSON")
     assert report["splits"]["train"]["first"] is None
+    with pytest.raises(InvalidDataError, match=r"1 records cannot be read and 0 may be; the last is a\.jsonl, line 1"):
+        prepare(task(path, tokenizer_dir, tmp_path / "out", source="jsonl"))  # though the dataset is there

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from regraft.errors import InvalidDataError
 from regraft_dataprep import near
 from regraft_dataprep.near import Leaders, Signatures, find_leaders
 from regraft_dataprep.pieces import SIGNATURE
@@ -53,6 +54,18 @@ def by_brute_force(matrix: Matrix, *, threshold: float) -> Leaders:
                 leaders[document] = earlier
                 break
     return leaders
+
+
+def test_more_than_can_be_told_apart_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = stored(tmp_path, families(3, count=4))
+    everything = np.ones(20, dtype=bool)
+    monkeypatch.setattr(near, "_MOST", 20)
+    with pytest.raises(InvalidDataError, match="at most 20 documents, and groups"):  # a group in most of 32 bands
+        find_leaders(signed, everything, threshold=0.8)
+    monkeypatch.setattr(near, "_MOST", 19)
+    with pytest.raises(InvalidDataError, match="at most 19") as caught:
+        find_leaders(signed, everything, threshold=0.8)
+    assert caught.value.value == 20
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.95])

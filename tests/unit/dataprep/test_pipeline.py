@@ -245,7 +245,10 @@ def test_a_requirement_fails_the_run_before_files_are_written_and_its_work_is_us
     result = prepare(task(corpus, tokenizer_dir, tmp_path), recorder, resources=resources)
     assert result.address == work.name.removeprefix(".work-")
     assert ("info", "7 of 7 parts are there from an earlier run") in recorder.events
-    assert prepare(strict).cached  # what is published is not judged again
+    with pytest.raises(InvalidDataError, match="was found") as caught:
+        prepare(strict)  # what is published is judged too, by its report
+    assert caught.value.reason == "requirement_not_met"
+    assert prepare(task(corpus, tokenizer_dir, tmp_path, require={"min_train_tokens": 1})).cached
 
 
 def test_files_named_to_be_held_out_are_held_out_and_all_others_trained_on(

@@ -159,6 +159,14 @@ def test_what_is_lost_is_counted_and_a_shard_has_a_limit(tmp_path: Path, monkeyp
         shards_of(path, lines=99, part_bytes=100, steps=())
 
 
+def test_a_corpus_without_one_full_shard_is_told_what_it_has(tokenizer_dir: Path, tmp_path: Path) -> None:
+    head = tmp_path / "head.trc2"
+    head.write_text("one\n\n" * 7)
+    with pytest.raises(InvalidDataError, match=r"has 7 lines with text, .* gives a document of 10000 lines") as caught:
+        job(head, tmp_path, tokenizer_dir, reading={})
+    assert (caught.value.field, caught.value.value) == ("dataset.reading.lines_per_shard", 10_000)
+
+
 def test_the_address_follows_the_preset() -> None:
     given = [
         {},

@@ -194,7 +194,7 @@ def test_the_digest_of_several_files_is_that_of_their_digests(tmp_path: Path) ->
     each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     size = sum(path.stat().st_size for path in paths)
     whole = hashlib.sha256("\n".join(each).encode()).hexdigest()
-    assert opened("jsonl", paths).inventory() == Inventory(whole, size, 20)
+    assert opened("jsonl", paths).inventory() == Inventory(whole, size, 20, tuple(each))
     assert opened("jsonl", paths[3]).inventory().sha256 == each[3]
 
 

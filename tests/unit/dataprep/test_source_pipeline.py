@@ -100,7 +100,14 @@ def test_the_address_follows_what_changes_the_bytes() -> None:
         address(),
         address(sha="other"),
         address(tokenizer="other"),
-        address(source="other"),
+        address(source="jsonl"),
+        address(source="text"),
+        address(source="text", reading={"documents": "paragraph"}),
+        address(source="jsonl", reading={"text_key": "story"}),
+        address(source="jsonl", reading={"id_key": "id"}),
+        address(source="jsonl", reading={"date_key": "day"}),
+        address(source="csv"),
+        address(source="csv", reading={"text_key": "text"}),
         address(max_sequence_length=511),
         address(examples_per_file=49_999),
         address(validation={"fraction": 0.2}),
@@ -143,6 +150,31 @@ def test_the_address_does_not_follow_what_has_no_effect_beside_other_options() -
     files = [{"uri": "u"}, {"uri": "u", "fraction": 0.3}, {"uri": "u", "order": "hashed"}]
     assert len({address(validation=options) for options in files}) == 1
     assert address(validation={"uri": "u", "near_duplicates": None}) != address(validation={"uri": "u"})
+
+
+@pytest.mark.parametrize(
+    ("source", "reading"),
+    [
+        ("trc2", {"text_key": "story", "id_key": "id", "date_key": "day", "documents": "paragraph"}),
+        ("text", {"text_key": "story", "id_key": "id", "date_key": "day"}),
+        ("jsonl", {"text_key": "text", "documents": "paragraph"}),
+        ("parquet", {"text_key": ["text"]}),
+        ("huggingface", {"text_key": "text"}),
+        ("csv", {"text_key": ["headline", "story"]}),
+    ],
+)
+def test_the_address_does_not_follow_what_the_source_does_not_use(source: str, reading: dict[str, Any]) -> None:
+    assert address(source=source, reading=reading) == address(source=source)
+
+
+def test_the_address_follows_how_near_duplicates_are_sought_as_far_as_some_can_be_left() -> None:
+    def found(dropped: float, *sought: float | None) -> list[str]:
+        steps = [{"drop_near_duplicates": {"threshold": dropped}}]
+        return [address(cleaning=steps, validation={"near_duplicates": one}) for one in sought]
+
+    assert len(set(found(0.7, None, 0.7, 0.8, 1.0))) == 1
+    assert len(set(found(0.9, None, 0.9, 1.0))) == 1
+    assert len(set(found(0.9, None, 0.8, 0.5))) == 3
 
 
 def test_neither_do_the_bytes(stories: Rows, tokenizer_dir: Path, tmp_path: Path) -> None:
@@ -196,9 +228,8 @@ def test_the_address_follows_how_records_are_read_and_not_how_many_may_be_bad() 
         of(text_key=["a", "b"]),
         of(id_key="a"),
         of(date_key="a"),
-        of(documents="paragraph"),
     ]
-    assert len(set(different)) == 6
+    assert len(set(different)) == 5
 
 
 def test_the_command_line_has_every_option(

@@ -172,6 +172,23 @@ def test_broken_stories_are_bad_records_where_some_may_be(tmp_path: Path, packed
         read(trc2.Trc2Source(path))
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        story(1, docno=False),
+        story(1).replace("</DOC>\n", "") + story(2),
+        story(1, "no stamp").replace("TRC2-2008", "X"),
+    ],
+)
+def test_text_before_a_broken_story_is_counted_once(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "corpus").write_text(f"{story(0)}between\n\nand\n{broken}{story(3)}after\n")
+    for part_bytes in (1, 50, 10_000):
+        reader = trc2.Trc2Source(tmp_path / "corpus", reading=ReadingSpec(max_bad_records=9))
+        records = [record for part in reader.parts(part_bytes=part_bytes) for record in reader.read(part)]
+        assert sum(not isinstance(record, Document) for record in records) == 1
+        assert reader.stray_lines == 3
+
+
 def test_what_concerns_the_whole_file_fails_whatever_may_be_bad(tmp_path: Path) -> None:
     for content, said in ((story(0) + story(1)[:-8], "never closed"), ("date,headline\n" * 9, "not a TRC2 file")):
         source(tmp_path, content)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from regraft.errors import ConflictError, InvalidDataError, InvalidInputError
+from regraft.storage import draft_folder
 from regraft_worker import cli_convert, cli_inspect
 from regraft_worker.conversion import transfer_making, transfer_writing
 from regraft_worker.conversion.bits import digest, same_bits
@@ -288,12 +289,13 @@ def test_a_source_with_one_other_byte_is_refused(tmp_path: Path) -> None:
 
 def test_the_leftovers_of_a_killed_conversion_of_a_config_are_removed(tmp_path: Path) -> None:
     base, out = sample(tmp_path / "base"), tmp_path / "out"
-    dead, alive = (out / f".part-config_to_cs-1.8.yaml-{pid}" for pid in (2**22 + 1, 1))
-    for folder in (dead, alive):
-        folder.mkdir(parents=True)
-        (folder / "half").write_bytes(b"x")
-    run("convert-config", base / "config.json", "--src-fmt", "hf", "--tgt-fmt", "cs-1.8", "--output-dir", out)
-    assert (dead.exists(), alive.exists()) == (False, True)
+    dead = out / ".part-config_to_cs-1.8.yaml-1"
+    out.mkdir()
+    with draft_folder(out / ".part-config_to_cs-1.8.yaml") as alive:
+        dead.mkdir()
+        (dead / "half").write_bytes(b"x")
+        run("convert-config", base / "config.json", "--src-fmt", "hf", "--tgt-fmt", "cs-1.8", "--output-dir", out)
+        assert (dead.exists(), alive.exists()) == (False, True)
 
 
 def test_tensors_nobody_knows_stop_a_conversion_unless_dropped(tmp_path: Path) -> None:

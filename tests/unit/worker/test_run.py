@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from convert_commands import convert
 
 from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.specs import TargetSpec, TrainingSpec, TrainTask
+from regraft.storage import draft_folder
 from regraft_worker.conversion.opened import open_checkpoint
 from regraft_worker.zoo.mdl import Position, write_mdl
 from regraft_worker.zoo.params import read_params
@@ -370,9 +372,12 @@ def test_not_strictly_what_is_missing_is_drawn(tmp_path: Path) -> None:
     assert any("not used: left.over" in line for line in lines)
 
 
-def test_a_killed_run_leaves_a_folder_that_the_next_one_removes(tmp_path: Path) -> None:
-    leftover = tmp_path / "out" / ".regraft-run-999999999"
-    leftover.mkdir(parents=True)
-    run(tmp_path / "out", FLAT, max_steps=1)
-    assert not leftover.exists()
+def test_a_killed_run_leaves_a_folder_that_the_next_one_removes_and_one_under_way_keeps_its(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    leftover = tmp_path / "out" / f".regraft-run-{os.getpid()}"  # as in a pod, whose processes have the same ids
+    with draft_folder(tmp_path / "out" / ".regraft-run") as of_another:
+        leftover.mkdir()
+        run(tmp_path / "out", FLAT, max_steps=1)
+        assert not leftover.exists()
+        assert of_another.is_dir()
     shutil.rmtree(tmp_path / "out")

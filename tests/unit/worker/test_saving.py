@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -243,7 +244,7 @@ def test_time_saves_as_well_as_steps(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_removed(inputs: Path, tmp_path: Path) -> None:
-    (tmp_path / ".tmp-step-00000002-999999999").mkdir(parents=True)
+    (tmp_path / f".tmp-step-00000002-{os.getpid()}").mkdir(parents=True)
 
     loop.train(task(inputs, tmp_path, max_steps=1))
 

@@ -52,6 +52,7 @@ def test_parameters_are_those_of_the_decoder(name: str, tied: bool) -> None:
     counts = counts_of(architecture)
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
     assert counts.block == sum(parameter.numel() for parameter in model.layers[0].parameters())
+    assert counts.root == counts.total - sum(parameter.numel() for parameter in model.layers.parameters())
     assert counts.head == model.head_weight.numel()
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embedding" not in name]
     assert counts.multiplied == sum(weight.numel() for weight in matrices) + (counts.head if tied else 0)

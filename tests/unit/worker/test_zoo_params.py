@@ -233,6 +233,22 @@ def test_options_of_what_has_no_effect_are_known(tmp_path: Path) -> None:
     assert "trainer.init.callbacks.ScopedTrainFlags" in read(trainer(tmp_path, change)).notes[0]
 
 
+@pytest.mark.parametrize("summary_dir", [{}, {"summary_dir": "x"}])
+def test_of_the_logger_whose_files_are_written_only_the_old_layout_has_no_effect(
+    tmp_path: Path, summary_dir: dict[str, str]
+) -> None:
+    def notes(**options: object) -> str:
+        def change(found: dict[str, Any]) -> None:
+            board = {"TensorBoardLogger": {**summary_dir, **options}}
+            found["init"]["loggers"] = [board, {"WandbLogger": {"project": "x"}}]
+
+        return read(trainer(tmp_path, change)).notes[0]
+
+    assert "loggers.WandbLogger" in notes(legacy_event_dirs=False)
+    assert "TensorBoardLogger" not in notes(legacy_event_dirs=False)
+    assert "trainer.init.loggers.TensorBoardLogger.legacy_event_dirs" in notes(legacy_event_dirs=True)
+
+
 def test_callbacks_and_precision_of_the_trainer_form_count(tmp_path: Path) -> None:
     def change(found: dict[str, Any]) -> None:
         found["init"]["callbacks"] = [{"KeepNCheckpoints": {"n": 2}}, {"LoadCheckpointStates": {}}, {"CheckLoss": {}}]

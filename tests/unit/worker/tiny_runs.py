@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: models this small gain nothing from threads that wait
@@ -195,7 +196,7 @@ def _main(folder: str, output: str, log: str, where: str) -> None:
 
         checkpoint.write_safetensors = doomed
     if kind == "pruning":  # half of a checkpoint is deleted
-        retention.shutil.rmtree = _die  # type: ignore[assignment]
+        retention.shutil = SimpleNamespace(rmtree=_die)  # type: ignore[assignment]
     options = {"checkpoint": {"every_steps": 3, "keep_last": 1}} if kind == "pruning" else {}
     progress = _Doomed(Path(log), last_step=int(number) if kind == "step" else None)
     loop.train(task(Path(folder), Path(output), **options), progress)

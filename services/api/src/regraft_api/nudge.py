@@ -67,6 +67,8 @@ class Nudge:
                     nudge(self._engine)
             except SQLAlchemyError as error:
                 log.warning("the dispatcher will find new jobs by itself: %s", error)
+            except Exception:  # whatever it is, it is one job's: the next ones must not wait because of it
+                log.exception("the dispatcher will find new jobs by itself")
             time.sleep(REST_SECONDS)
 
     def _send(self, job: Accepted) -> bool:

@@ -1,9 +1,10 @@
 """Windows that another tool has made: checked value by value and written into a dataset of this project's own layout.
 
 One folder with `train` and `eval` (or `val`, `valid`, `validation`, `test`) in it; or one flat folder, whose last
-windows are held out; or two, the second as `dataset.validation.uri`. Lists, globs and URLs are made folders first. Ids
-must be within the tokenizer's vocabulary, masks 0 or 1 (`inverted_mask` in data_params.json is turned round), and
-labels the inputs shifted by one: other labels would train, and train nonsense.
+windows are held out; or two, the second as `dataset.validation.uri`. Lists, globs and URLs are made folders first, and
+every file that was named is in one of the splits. Ids must be within the tokenizer's vocabulary, masks 0 or 1
+(`inverted_mask` in data_params.json is turned round), and labels the inputs shifted by one: other labels would train,
+and train nonsense.
 
 A file that is checked and copied is a unit in the work folder, as in a preparation, and is not done again by a run that
 goes on. The trade-off: everything is copied, so that what happens to the original later does not matter. Not for
@@ -16,6 +17,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from regraft.errors import InterruptedStageError, InvalidDataError, InvalidInput
 from regraft.hdf5 import COUNT, FEATURES, INPUT_IDS, LABELS, MASK, Windows, validate_shard
 from regraft.hdf5_chunks import append_deflated, create_dataset, deflated, windows_per_chunk
 from regraft.specs.dataset import DatasetSpec, PackingSpec
-from regraft.storage import Draft, local_path, publish
-from regraft_dataprep.adopt_files import folder_of
+from regraft.storage import Draft, is_published, local_path, publish
+from regraft_dataprep.adopt_files import NamedFiles
 from regraft_dataprep.adopt_splits import Split, splits_of
 from regraft_dataprep.given import Given
 from regraft_dataprep.report import implied_epochs, write_json
@@ -50,14 +52,30 @@ class Adoption:
         self.task, self.spec, self.progress = given.task, given.task.dataset, given.progress
         self.inventory, self.encoder, self.corpus = given.inventory, given.encoder, given.corpus
         _check_options(self.spec)
+        self._named = list(self._named_files())
         self._room = local_path(self.task.output_uri, field="output_uri") / f".adopt-{self.inventory.sha256[:32]}"
-        self.splits = splits_of(self.spec, list(self._folders()))
+        self.splits = self._splits()
         self.address = self._address()
 
-    def _folders(self) -> Iterator[Path]:
-        named = [self.spec.uris, *([self.spec.validation.uris] if self.spec.validation.uri else [])]
-        for number, (uris, source) in enumerate(zip(named, self.corpus.sources, strict=True)):
-            yield folder_of(uris, source, room=self._room / str(number), progress=self.progress)
+    def _named_files(self) -> Iterator[NamedFiles]:
+        uris = [self.spec.uris, *([self.spec.validation.uris] if self.spec.validation.uri else [])]
+        digests = iter(self.inventory.digests)
+        for these, source in zip(uris, self.corpus.sources, strict=True):
+            yield NamedFiles(these, source, list(islice(digests, len(source.files))))
+
+    def _splits(self) -> dict[str, Split]:
+        """Copies are kept when it is asked to stop, and not when these files make no dataset."""
+        try:
+            try:
+                return self._brought()
+            except FileNotFoundError:  # somebody else was first with the same files, and has removed the copies
+                return self._brought()
+        except (InvalidInputError, InvalidDataError):
+            shutil.rmtree(self._room, ignore_errors=True)
+            raise
+
+    def _brought(self) -> dict[str, Split]:
+        return splits_of(self.spec, [named.bring(self._room, self.progress) for named in self._named])
 
     def make(self, folder: Path) -> None:
         """All of it, up to the published dataset.
@@ -67,24 +85,35 @@ class Adoption:
             InterruptedStageError: asked to stop; the files that are done are kept.
             OSError: ENOSPC, no space is left; the files that are done are kept.
         """
-        work = WorkFolder(work_folder(folder))
-        work.clear()
         try:
-            labels = {name: self._make_split(work, name, split) for name, split in self.splits.items()}
-            self.corpus.check_unchanged()
+            self._make(folder, WorkFolder(work_folder(folder)))
+        except FileNotFoundError:
+            if not is_published(folder):  # else somebody else was first, and has removed the work folder
+                raise
         except InvalidDataError:
             self.discard(folder)  # nobody will ask for these files again under this name
-            raise
-        with publish(folder, kind="dataset") as draft:
-            for name in self.splits:
-                self._publish_split(draft.folder / name, work, name, labels[name])
-            self._describe(draft, labels)
+            if not is_published(folder):  # else somebody else was first, and has removed the copies
+                raise
         self.discard(folder)
+
+    def check(self, folder: Path) -> None:
+        """Windows that are taken as they are meet no bounds: none may be set."""
 
     def discard(self, folder: Path) -> None:
         """What is kept for a run that goes on."""
         for path in (work_folder(folder), self._room):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _make(self, folder: Path, work: WorkFolder) -> None:
+        work.clear()
+        labels = {name: self._make_split(work, name, split) for name, split in self.splits.items()}
+        self.corpus.check_unchanged()
+        for named in self._named:
+            named.check_unchanged()
+        with publish(folder, kind="dataset") as draft:
+            for name in self.splits:
+                self._publish_split(draft.folder / name, work, name, labels[name])
+            self._describe(draft, labels)
 
     def _address(self) -> str:
         """The name of the dataset: a hash of all that determines its bytes."""

@@ -1,7 +1,7 @@
 """Which windows of another tool's HDF5 files are trained on, and which are held out.
 
 What is known of each split, before any window is read: where it lies, how its rows are to be taken, and what determines
-it. The trade-off: a pass over the files for their digests. Not for documents.
+it. Every file that was named is in a split, or the dataset is refused. Not for documents.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 from regraft.errors import InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs.dataset import DatasetSpec
+from regraft_dataprep.adopt_files import PARAMS, Brought
+from regraft_dataprep.sources._files import FIELD
 
 _EVAL_NAMES = ("eval", "val", "valid", "validation", "test")
+_SHOWN = 5  # files named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,17 @@ class Split:
         return [self.sha256, self.dataset.order, self.inverted, self.special_ids, self.first, self.last]
 
 
-def splits_of(spec: DatasetSpec, folders: list[Path]) -> dict[str, Split]:
+def splits_of(spec: DatasetSpec, named: list[Brought]) -> dict[str, Split]:
     """Train and eval, as the folders that the dataset names have them.
 
     Raises:
-        InvalidInputError: they cannot be told apart, or have windows of another length.
+        InvalidInputError: they cannot be told apart, have windows of another length, or have files in no split.
     """
-    if len(folders) == 1 and (inside := next((folders[0] / n for n in _EVAL_NAMES if (folders[0] / n).is_dir()), None)):
-        folders = [folders[0] / "train", inside]
-    found = [_open(folder, spec) for folder in folders]
+    folders = _folders([one.folder for one in named])
+    for one in named:
+        _check_in_folders(one, folders)
+    digests = {path: digest for one in named for path, digest in one.digests.items()}
+    found = [_open(folder, spec, digests) for folder in folders]
     if len(found) == 2:
         return dict(zip(("train", "eval"), found, strict=True))
     given, count = found[0], len(found[0])
@@ -68,7 +73,28 @@ def splits_of(spec: DatasetSpec, folders: list[Path]) -> dict[str, Split]:
     }
 
 
-def _open(folder: Path, spec: DatasetSpec) -> Split:
+def _folders(named: list[Path]) -> list[Path]:
+    """One for each split; a single one has all windows, and the last of them are held out."""
+    if len(named) == 1 and (inside := next((named[0] / n for n in _EVAL_NAMES if (named[0] / n).is_dir()), None)):
+        return [named[0] / "train", inside]
+    return named
+
+
+def _check_in_folders(named: Brought, folders: list[Path]) -> None:
+    """The reader looks at the files of a folder, and at none deeper in it."""
+    left_out = sorted(str(path.relative_to(named.folder)) for path in named.digests if path.parent not in folders)
+    if left_out:
+        raise InvalidInputError(
+            f"{len(left_out)} files would be in no split, as they lie in other folders than the rest: "
+            + ", ".join(left_out[:_SHOWN]),
+            field=FIELD,
+            value=left_out[0],
+            remedy="Name one flat folder, one with train and eval in it and nothing else, or two folders, the second "
+            "as dataset.validation.uri.",
+        )
+
+
+def _open(folder: Path, spec: DatasetSpec, digests: dict[Path, str]) -> Split:
     """All windows of a folder."""
     dataset = Dataset(folder, max_sequence_length=spec.max_sequence_length)
     if dataset.max_sequence_length != spec.max_sequence_length:
@@ -78,10 +104,10 @@ def _open(folder: Path, spec: DatasetSpec) -> Split:
             value=spec.max_sequence_length,
             remedy=f"Set it to {dataset.max_sequence_length}.",
         )
-    params = folder / "data_params.json"
+    params = folder / PARAMS
     content = _object(json.loads(params.read_bytes())) if params.is_file() else {}
     inverted = bool(_object(content.get("dataset")).get("inverted_mask", False))
-    return Split(dataset, 0, len(dataset), inverted, _digest(dataset), _special_ids(content))
+    return Split(dataset, 0, len(dataset), inverted, _digest(dataset, digests), _special_ids(content))
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -95,10 +121,14 @@ def _special_ids(params: dict[str, Any]) -> dict[str, int]:
     return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
-def _digest(dataset: Dataset) -> str:
-    """A pass over the files beside the corpus's own, which does not say what lies in which folder."""
-    digests = []
-    for shard in dataset.shards:
-        with shard.path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+def _digest(dataset: Dataset, digests: dict[Path, str]) -> str:
+    """Raises InvalidInputError: a file is read that was not found with the others."""
+    strange = next((shard.path for shard in dataset.shards if shard.path not in digests), None)
+    if strange:
+        raise InvalidInputError(
+            "this file lies behind a symbolic link to a folder, which is not followed when files are looked for",
+            field=FIELD,
+            value=str(strange),
+            remedy="Name the folders themselves, the second as dataset.validation.uri.",
+        )
+    return hashlib.sha256("\n".join(digests[shard.path] for shard in dataset.shards).encode()).hexdigest()

@@ -52,7 +52,8 @@ class CorpusFiles:
         if len(found) == 1:
             return found[0]
         digest = hashlib.sha256("\n\n".join(one.sha256 for one in found).encode()).hexdigest()
-        return Inventory(digest, sum(one.bytes for one in found), sum(one.files for one in found))
+        digests = tuple(chain.from_iterable(one.digests for one in found))
+        return Inventory(digest, sum(one.bytes for one in found), len(digests), digests)
 
     def check_unchanged(self) -> None:
         """Raises InvalidDataError when a file was changed since this object was made."""

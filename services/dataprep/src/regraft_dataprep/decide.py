@@ -1,8 +1,8 @@
 """What becomes of each document: dropped and by which step, trained on, or held out.
 
 The one place where documents are compared with one another, between the two halves of a preparation, both of which look
-at parts only. It sees no text: lengths, dates, hashes and sketches. Memory: some 30 bytes per document; what is only
-added up is read a piece at a time.
+at parts only. It sees no text: lengths, dates, hashes and sketches. Memory: some 70 to 90 bytes per document; what
+is only added up is read a piece at a time.
 
 Documents too long to be held whole come as several rows (`continues`). Their rows are never duplicates, and all of
 them go where the first one goes.
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from regraft.errors import InvalidDataError
 from regraft.specs.cleaning import CleaningStep, NearDuplicatesStep
 from regraft.specs.dataset import ValidationSpec
-from regraft_dataprep.cleaning import DUPLICATES, changing, name_of
+from regraft_dataprep.cleaning import DUPLICATES, changing, dropped_from, name_of
 from regraft_dataprep.near import Signatures, find_alike, find_leaders
 from regraft_dataprep.pieces import DOCUMENT, Documents, Piece
 from regraft_dataprep.split import chronological_split, hashed_split, last_split
@@ -156,9 +156,8 @@ def _of_first(values: npt.NDArray[Any], follows: npt.NDArray[np.bool_]) -> npt.N
 
 def _reunite(corpus: Corpus, sides: Sides, validation: ValidationSpec, steps: Sequence[CleaningStep]) -> int:
     """Put held-out documents that are like one that is trained on to that one; with a list of files drop them."""
-    threshold = validation.near_duplicates
-    dropped_from = [step.drop_near_duplicates.threshold for step in steps if isinstance(step, NearDuplicatesStep)]
-    if threshold is None or any(limit <= threshold for limit in dropped_from):
+    threshold, dropped = validation.near_duplicates, dropped_from(steps)
+    if threshold is None or (dropped is not None and dropped <= threshold):
         return 0
     held_out, trained = (sides == EVAL) & ~corpus.long, (sides == TRAIN) & ~corpus.long
     moved = find_alike(corpus.signatures, held_out, trained, threshold=threshold)

@@ -25,6 +25,7 @@ from typing import IO, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from regraft.errors import InvalidDataError
 from regraft_dataprep.pieces import SIGNATURE
 
 _CHUNK = 16_384  # signatures read at a time: 8 MiB
@@ -32,7 +33,8 @@ _LEADERS = 64
 _SORTED = 1_000_000  # documents sorted at a time, at 50 bytes each
 _MAX_OPEN_FILES = 128
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_HALF, _LOWER = np.uint64(32), np.uint64(2**32 - 1)
+_MOST = 2**32 - 1
+_HALF, _LOWER = np.uint64(32), np.uint64(_MOST)
 _NONE = -1
 
 Bands = Callable[[], Iterator[npt.NDArray[np.uint64]]]
@@ -216,6 +218,7 @@ def _candidates(
     """
     wanted = np.flatnonzero(among)
     found, groups = [], 0
+    _check_packable(len(signatures))
     with signatures.bands(SIGNATURE // bands) as all_bands:
         for band in all_bands():
             hashes = band[wanted]
@@ -226,11 +229,23 @@ def _candidates(
             numbers = groups - 1 + np.cumsum(new[shared])
             found.append(wanted[order[shared]].astype(np.uint64) << _HALF | numbers.astype(np.uint64))
             groups += int(new[shared].sum())
-    assert max(groups, len(signatures)) <= _LOWER
+    _check_packable(groups)
     pairs = np.concatenate(found)
     del found
     pairs.sort()
     return pairs, groups
+
+
+def _check_packable(count: int) -> None:
+    """Half a number each is what documents and groups have; beyond it they would be taken for others."""
+    if count > _MOST:
+        raise InvalidDataError(
+            f"at most {_MOST} documents, and groups of them, can be compared with one another",
+            field="dataset.cleaning",
+            value=count,
+            remedy="Drop near duplicates in parts of the corpus, or from a higher threshold on.",
+            reason="too_many_documents",
+        )
 
 
 def _band(file: IO[bytes], number: int, *, documents: int) -> npt.NDArray[np.uint64]:

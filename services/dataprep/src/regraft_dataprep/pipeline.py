@@ -47,7 +47,7 @@ from regraft_dataprep.report import (
     load_for_reports,
     write_reports,
 )
-from regraft_dataprep.requirements import check_requirements
+from regraft_dataprep.requirements import check_bad_records, check_requirements, read_report
 from regraft_dataprep.resources import Resources
 from regraft_dataprep.tokenize import TextEncoder, load_tokenizer
 from regraft_dataprep.units import FALLBACK, LEAD, PLAN, SPLITS, Units, write_plan, write_setup
@@ -100,6 +100,7 @@ def _prepared(
     folder = local_path(task.output_uri, field="output_uri") / maker.address
     if is_published(folder) or progress.is_kept(folder):
         progress.event("this dataset exists already", data={"address": maker.address})
+        maker.check(folder)
         maker.discard(folder)  # of a run that was killed right after it had published
         return _result(folder, task, cached=True)
     maker.make(folder)
@@ -108,6 +109,7 @@ def _prepared(
 
 def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: str) -> str:
     """The name of the dataset: 32 hex digits over everything that determines its bytes, and nothing else."""
+    spec = effective(spec)
     determining = {"max_sequence_length", "validation", "packing", "examples_per_file", "cleaning"}
     parts = {
         "format_version": FORMAT_VERSION,
@@ -117,7 +119,7 @@ def content_address(spec: DatasetSpec, *, source_sha256: str, tokenizer_digest: 
         "source_sha256": source_sha256,
         "tokenizer_digest": tokenizer_digest,
         # Where the files lie is not part of it: what they hold is.
-        **effective(spec).model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
+        **spec.model_dump(mode="json", include=determining, exclude={"validation": {"uri"}}),
         "apart": spec.validation.uri is not None,
         # Without defaults: an option that is new leaves the names of older datasets as they are.
         **spec.reading.model_dump(mode="json", exclude={"max_bad_records"}, exclude_defaults=True),
@@ -144,6 +146,12 @@ class _Preparation:
             if not is_published(folder):  # else somebody else was first, and has removed the work folder
                 raise
         work.remove()
+
+    def check(self, folder: Path) -> None:
+        """A published dataset against the bounds of this task, which are not those that it was made under, perhaps."""
+        report = read_report(folder)
+        check_bad_records(report, limit=self.spec.reading.max_bad_records)
+        check_requirements(self.spec.require, report)
 
     def discard(self, folder: Path) -> None:
         """What is kept for a run that goes on."""

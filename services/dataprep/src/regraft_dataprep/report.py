@@ -18,9 +18,10 @@ from typing import Any
 from regraft.ports import Progress
 from regraft.specs.dataset import DatasetSpec, PackingSpec, ValidationSpec
 from regraft_dataprep.clean import CLEANING_VERSION
-from regraft_dataprep.cleaning import name_of
+from regraft_dataprep.cleaning import dropped_from, name_of
 from regraft_dataprep.gathered import BAD_SHOWN, EXAMPLES, Gathered
 from regraft_dataprep.report_page import report_page
+from regraft_dataprep.sources import reading_in_effect
 from regraft_dataprep.stats import SAMPLE_TOKENS, evenly_spaced, languages, length_stats, tokens_per_word
 from regraft_dataprep.units import SPLITS
 from regraft_dataprep.windows import FEATURES
@@ -37,13 +38,27 @@ def load_for_reports() -> None:
 
 
 def effective(spec: DatasetSpec) -> DatasetSpec:
-    """With their defaults for options that change nothing beside the others: they are in no address and no report."""
-    validation, packing = spec.validation, spec.packing
+    """With their defaults for options that change nothing beside the others: they are in no address and no report.
+
+    Raises:
+        InvalidInputError: there is no such source.
+    """
+    validation, packing = spec.validation.model_copy(update={"near_duplicates": _sought(spec)}), spec.packing
     if validation.uri is not None:
         validation = ValidationSpec(uri=validation.uri, near_duplicates=validation.near_duplicates)
     if not packing.short_seq_prob:
         packing = packing.model_copy(update={"seed": PackingSpec().seed})
-    return spec.model_copy(update={"validation": validation, "packing": packing})
+    reading = reading_in_effect(spec.source, spec.reading)
+    return spec.model_copy(update={"validation": validation, "packing": packing, "reading": reading})
+
+
+def _sought(spec: DatasetSpec) -> float | None:
+    """`validation.near_duplicates`; one value for all of them that find nothing after `drop_near_duplicates`."""
+    asked = spec.validation.near_duplicates
+    dropped = dropped_from(spec.cleaning)
+    if dropped is None or (asked is not None and asked < dropped):
+        return asked
+    return max(dropped, ValidationSpec.model_fields["near_duplicates"].default)
 
 
 def implied_epochs(planned_windows: int | None, train_examples: int) -> float | None:

@@ -1,12 +1,46 @@
-"""Bounds that a dataset sets on its corpus: checked when the corpus is known, before its files are written."""
+"""Bounds that a dataset sets on its corpus: checked when the corpus is known, before its files are written.
+
+They are not part of a dataset's name, so one that was made under other bounds, or none, is found by a task that sets
+some; what its own report says is compared with them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from regraft.errors import InvalidDataError
 from regraft.specs.dataset import RequirementsSpec
+from regraft_dataprep.sources.base import BadRecord, too_many
+
+REPORT = "corpus_report.json"
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The corpus report of a published dataset.
+
+    Raises:
+        InvalidDataError: it has none, or none that can be read.
+    """
+    try:
+        report: dict[str, Any] = json.loads((folder / REPORT).read_bytes())
+    except (FileNotFoundError, ValueError) as error:
+        raise InvalidDataError(
+            "a published dataset lacks its corpus report",
+            value=str(folder / REPORT),
+            remedy="Delete the folder; it will be made again.",
+            reason="corrupt_artifact",
+        ) from error
+    return report
+
+
+def check_bad_records(report: Mapping[str, Any], *, limit: int) -> None:
+    """Raises InvalidDataError: more records could not be read than may be. The report has the first of them."""
+    bad = report["bad_records"]
+    if bad > limit:
+        raise too_many(bad, limit, BadRecord(**report["bad_records_first"][: limit + 1][-1]))
 
 
 def check_requirements(require: RequirementsSpec, report: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy import Engine, Select, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from regraft.jobs import StageStatus
@@ -49,6 +49,15 @@ WITH stale AS (
 )
 INSERT INTO outbox (stage_id, project_id, queue, priority) SELECT id, project_id, queue, priority FROM announced
 """)
+
+
+def _silent(stage_id: str) -> Select[Stage]:
+    """The stage if its lease has run out, locked: a renewal goes by its row alone, not by the job's lock.
+
+    One that came first counts; one that comes later finds that the stage was taken away.
+    """
+    has_run_out = (Stage.id == stage_id, Stage.status == StageStatus.RUNNING, Stage.lease_until < func.now())
+    return select(Stage).where(*has_run_out).with_for_update(key_share=True)
 
 
 class Announcements:
@@ -108,10 +117,7 @@ class Announcements:
     def _reclaim_one(self, stage_id: str, job_id: str) -> bool:
         with Session(self._engine) as session, session.begin():
             job = lock_job(session, job_id)
-            still = select(Stage).where(
-                Stage.id == stage_id, Stage.status == StageStatus.RUNNING, Stage.lease_until < func.now()
-            )
-            stage = session.scalar(still)
+            stage = session.scalar(_silent(stage_id))
             if stage is None:
                 return False
             message = f"worker {stage.worker} has not been heard of since its lease ran out"

@@ -9,10 +9,11 @@ from sqlalchemy import Engine, Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from regraft import jobs as rules
-from regraft.errors import ConflictError, InvalidInputError
+from regraft.errors import ConflictError
 from regraft.jobs import JobStatus, Priority, StageStatus
 from regraft.jobstore.advance import add_event, advance, lock_job, no_such_job, set_stage
 from regraft.jobstore.creation import Accepted, create, created_before
+from regraft.jobstore.cursors import place_of
 from regraft.models import DEFAULT_PROJECT, Artifact, Event, Job, Metric
 from regraft.specs import JobSpec
 
@@ -87,16 +88,22 @@ class Jobs:
         labels: Mapping[str, str] | None = None,
         order: Order = "desc",
     ) -> tuple[list[Job], bool]:
-        """Up to `limit` jobs in the order they were created, and whether there are more."""
+        """Up to `limit` jobs in the order they were created, and whether there are more.
+
+        Raises:
+            InvalidInputError: `after` or `before` is no job of the project.
+        """
         statement = select(Job).where(Job.project_id == self._project)
         if status is not None:
             statement = statement.where(Job.status == status)
         if labels:
             statement = statement.where(Job.labels.contains(dict(labels)))
         with Session(self._engine, expire_on_commit=False) as session:
-            for cursor, forward in ((after, order == "asc"), (before, order == "desc")):
+            for field, cursor, forward in (("after", after, order == "asc"), ("before", before, order == "desc")):
                 if cursor is not None:
-                    statement = self._past(session, statement, cursor, forward=forward)
+                    of = (Job.id == cursor, Job.project_id == self._project)
+                    (seq,) = place_of(session, (Job.seq,), *of, cursor=cursor, field=field)
+                    statement = statement.where(Job.seq > seq if forward else Job.seq < seq)
             # `before` asks for the page that ends at the cursor: read backwards from it, then turn round.
             backwards = before is not None
             ascending = (order == "asc") != backwards
@@ -149,11 +156,17 @@ class Jobs:
     def artifacts(
         self, job_id: str, *, kinds: Sequence[str], after: str | None, limit: int
     ) -> tuple[list[Artifact], bool]:
-        """Artifacts of these kinds in the order they were published, after the one with the id `after`."""
+        """Artifacts of these kinds in the order they were published, after the one with the id `after`.
+
+        Raises:
+            InvalidInputError: `after` is none of them.
+        """
         self.exists(job_id)
-        statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(kinds))
+        listed = (Artifact.job_id == job_id, Artifact.kind.in_(kinds))
+        statement = select(Artifact).where(*listed)
         if after is not None:
-            seq = select(Artifact.seq).where(Artifact.id == after).scalar_subquery()
+            with Session(self._engine) as session:
+                (seq,) = place_of(session, (Artifact.seq,), Artifact.id == after, *listed, cursor=after)
             statement = statement.where(Artifact.seq > seq)
         return self._page(statement.order_by(Artifact.seq), limit)
 
@@ -161,10 +174,3 @@ class Jobs:
         with Session(self._engine, expire_on_commit=False) as session:
             rows = list(session.scalars(statement.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
-
-    def _past(self, session: Session, statement: Select[Any], job_id: str, *, forward: bool) -> Select[Any]:
-        seq = session.scalar(select(Job.seq).where(Job.id == job_id, Job.project_id == self._project))
-        if seq is None:
-            remedy = "Use the id of a listed job."
-            raise InvalidInputError("the cursor is not a job", field="after", value=job_id, remedy=remedy)
-        return statement.where(Job.seq > seq if forward else Job.seq < seq)

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from regraft.errors import ConflictError, InvalidInputError, NotFoundError
+from regraft.jobstore.cursors import place_of
 from regraft.jobstore.notices import KEYS
 from regraft.models import DEFAULT_PROJECT, ApiKey
 
@@ -115,11 +116,17 @@ class Keys:
             return Principal(row.id, row.project_id, Scope(row.scope))
 
     def page(self, *, after: str | None = None, limit: int) -> tuple[list[ApiKey], bool]:
-        """Keys in the order they were made, and whether there are more."""
-        statement = select(ApiKey).where(ApiKey.project_id == self._project).order_by(ApiKey.seq)
-        if after is not None:
-            statement = statement.where(ApiKey.seq > select(ApiKey.seq).where(ApiKey.id == after).scalar_subquery())
+        """Keys in the order they were made, and whether there are more.
+
+        Raises:
+            InvalidInputError: `after` is no key of the project.
+        """
+        mine = ApiKey.project_id == self._project
+        statement = select(ApiKey).where(mine).order_by(ApiKey.seq)
         with Session(self._engine, expire_on_commit=False) as session:
+            if after is not None:
+                (seq,) = place_of(session, (ApiKey.seq,), ApiKey.id == after, mine, cursor=after)
+                statement = statement.where(ApiKey.seq > seq)
             rows = list(session.scalars(statement.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 

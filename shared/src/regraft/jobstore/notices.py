@@ -58,7 +58,7 @@ def sent(engine: Engine, messages: Collection[int]) -> None:
 def watch(engine: Engine, job_ids: Collection[str]) -> None:
     """Have events of these jobs notified for the next `WATCHED`."""
     # In the order of their ids, as whoever locks several rows should.
-    rows = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update()
+    rows = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update(key_share=True)
     with engine.begin() as connection:
         found = [row.id for row in connection.execute(rows)]
         connection.execute(update(Job).where(Job.id.in_(found)).values(watched_until=func.now() + WATCHED))

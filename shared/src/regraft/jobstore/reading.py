@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, func, literal, null, select, text, union_all
+from sqlalchemy import Engine, Row, func, literal, null, select, text, tuple_, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from regraft.errors import NotFoundError
 from regraft.jobs import StageStatus
+from regraft.jobstore.cursors import place_of
 from regraft.models import READY, RUNNING, Artifact, Attempt, Job, Metric, Stage
 
 CHECKPOINT = "checkpoint"
@@ -116,15 +117,18 @@ class Reading:
         return [QueueDepth(queue, int(waits), int(runs), max(0.0, float(age or 0))) for queue, waits, runs, age in rows]
 
     def waiting(self, *, project: str, after: str | None, limit: int) -> tuple[list[Stage], bool]:
-        """Ready stages, those that have waited longest first."""
+        """Ready stages, those that have waited longest first.
+
+        Raises:
+            InvalidInputError: `after` is no stage of the project; it need not wait any more.
+        """
+        key = (Stage.available_at, Stage.id)
         statement = select(Stage).where(Stage.status == StageStatus.READY, Stage.project_id == project)
-        if after is not None:
-            since = select(Stage.available_at).where(Stage.id == after).scalar_subquery()
-            statement = statement.where(
-                (Stage.available_at > since) | ((Stage.available_at == since) & (Stage.id > after))
-            )
         with Session(self._engine, expire_on_commit=False) as session:
-            rows = list(session.scalars(statement.order_by(Stage.available_at, Stage.id).limit(limit + 1)))
+            if after is not None:
+                last = place_of(session, key, Stage.id == after, Stage.project_id == project, cursor=after)
+                statement = statement.where(tuple_(*key) > tuple_(*last))
+            rows = list(session.scalars(statement.order_by(*key).limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 
     def ended(self, job_id: str) -> bool:

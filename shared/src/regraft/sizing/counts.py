@@ -18,6 +18,8 @@ class Counts:
     """All weights; a tied head counts once."""
     block: int
     """Weights of one decoder block."""
+    root: int
+    """Weights outside of blocks: embedding, last norm and head, which sharded training gathers together."""
     head: int
     """Weights of the output layer, the embedding's when they are tied."""
     multiplied: int
@@ -25,7 +27,7 @@ class Counts:
 
     @property
     def largest_unit(self) -> int:
-        """The most that sharded training gathers at once: a block, or the output layer."""
+        """A block or the output layer, whichever is larger."""
         return max(self.block, self.head)
 
 
@@ -34,9 +36,11 @@ def counts_of(architecture: Architecture) -> Counts:
     a = architecture
     projections = 4 * a.hidden_size**2 + 2 * a.hidden_size * a.filter_size
     head = a.vocab_size * a.hidden_size
+    total, block = parameter_count(family_named(a.family), a), _block(a, projections)
     return Counts(
-        total=parameter_count(family_named(a.family), a),
-        block=_block(a, projections),
+        total=total,
+        block=block,
+        root=total - a.num_layers * block,
         head=head,
         multiplied=a.num_layers * projections + head,
     )

@@ -103,9 +103,9 @@ def _working_copies(counts: Counts, setup: Setup) -> float:
     """What sharded training gathers; casts of weights are made again where they are needed, and none is kept."""
     if setup.strategy != "fsdp":
         return 0.0
-    width = 4 if setup.precision == "fp32" else 2
-    # Two units are there at a time, the next one on its way, and the gradients of one before they are divided.
-    return counts.largest_unit * (2 * width + 4)
+    # In fp32 whatever the precision. What is outside of blocks stays until the backward pass is over, and so do its
+    # gradients; of blocks one computes while the next one is on its way, and its gradients wait to be divided.
+    return 4 * (2 * counts.root + 3 * counts.block)
 
 
 def _loss_bytes(a: Architecture, setup: Setup, rows: int, *, on_cpu: bool) -> float:

@@ -155,13 +155,18 @@ class Depot:
         if kept is None:
             raise NotFoundError("there is no artifact at this address", field="uri", value=uri)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
-            fetch = partial(self._fetch_file, uri, folder)
+            fetch = partial(self.fetch_file, uri, folder)
             jobs = [pool.submit(fetch, entry) for entry in kept.manifest.files]
             _collect(jobs, tick)
         (folder / NAME).write_bytes(kept.raw)
         return kept
 
-    def _fetch_file(self, uri: str, folder: Path, entry: FileEntry) -> None:
+    def fetch_file(self, uri: str, folder: Path, entry: FileEntry) -> None:
+        """Bring one file of an artifact; one that is there already is kept.
+
+        Raises:
+            InvalidDataError: it is missing or has other bytes than the manifest says.
+        """
         path = folder / entry.path
         if path.is_file():  # it was checked before it got this name
             return

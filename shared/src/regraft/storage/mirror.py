@@ -26,6 +26,7 @@ from regraft.storage.s3_upload import Tick
 
 _OUTPUT = "output_uri"
 _OF = ".of"
+_TELLING = ".json"
 _SHARED = ("datasets", "checkpoints")
 """Folders of artifacts that are named by their content."""
 
@@ -116,13 +117,20 @@ class Mirror:
         return True
 
     def fetch_manifest(self, uri: str) -> bool:
-        """Bring the manifest alone, when the artifact is whole in the bucket; False: it is not."""
+        """Bring what tells of an artifact, when it is whole in the bucket; False: it is not.
+
+        That is its manifest, and the JSON files beside it, such as a corpus report.
+        """
         kept = self.depot.kept(uri)
         if kept is None or not self.depot.is_whole(uri, kept.manifest):
             return False
         folder = self.path(uri)
         if not _is_same(folder, kept.raw):
             folder.mkdir(parents=True, exist_ok=True)
+            for entry in kept.manifest.files:
+                if "/" not in entry.path and entry.path.endswith(_TELLING):
+                    (folder / entry.path).unlink(missing_ok=True)
+                    self.depot.fetch_file(uri, folder, entry)
             (folder / NAME).write_bytes(kept.raw)
         return True
 

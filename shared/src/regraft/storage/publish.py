@@ -1,7 +1,7 @@
 """Publishing a folder so that it either exists whole or not at all.
 
-Files are written under a temporary name beside the final one; `publish` syncs them, writes the manifest last, and
-renames the folder. A crash at any point leaves a `.tmp-*` folder that the next publication of the same name removes.
+Files are written in a draft beside the final folder; `publish` syncs them, writes the manifest last, and renames the
+folder. A crash at any point leaves a `.tmp-*` folder that the next publication of the same name removes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from regraft.errors import InvalidDataError
+from regraft.storage.drafts import draft_folder
 from regraft.storage.manifest import NAME, FileEntry, Manifest, file_sha256, read_manifest, verify
+
+DRAFTS = ".tmp-"
+"""How the name of a draft begins; that of the artifact follows."""
 
 
 class Draft:
@@ -35,17 +39,12 @@ def publish(final: Path, *, kind: str) -> Iterator[Draft]:
     verify, it is replaced.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    folder = final.parent / f".tmp-{final.name}-{os.getpid()}"
-    _remove_leftovers(final)
-    folder.mkdir()
-    draft = Draft(folder)
-    try:
+    with draft_folder(final.with_name(f"{DRAFTS}{final.name}")) as folder:
+        draft = Draft(folder)
         yield draft
         _seal(draft, kind=kind, address=final.name)
         _move_into_place(folder, final)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    _sync(final.parent)
 
 
 def _seal(draft: Draft, *, kind: str, address: str) -> None:
@@ -72,11 +71,9 @@ def _seal(draft: Draft, *, kind: str, address: str) -> None:
 def _move_into_place(folder: Path, final: Path) -> None:
     if final.exists():
         if is_published(final):
-            shutil.rmtree(folder)
             return
         shutil.rmtree(final)
     folder.rename(final)
-    _sync(final.parent)
 
 
 def is_published(folder: Path) -> bool:
@@ -89,14 +86,6 @@ def is_published(folder: Path) -> bool:
     except InvalidDataError:
         return False
     return True
-
-
-def _remove_leftovers(final: Path) -> None:
-    # Only drafts of this very name, and only of processes that are gone: another worker may be writing its own.
-    for leftover in final.parent.glob(f".tmp-{final.name}-*"):
-        pid = leftover.name.rsplit("-", 1)[1]
-        if not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +17,17 @@ from regraft_api.schemas import Health
 router = APIRouter(tags=["health"])
 
 
+class Check(StrEnum):
+    """What this process needs."""
+
+    DATABASE = "database"
+    BROKER = "broker"
+    STORAGE = "storage"
+
+
+Exclude = Annotated[list[Check] | None, Query(description="What not to look at; may be given several times")]
+
+
 @router.get("/healthz", operation_id="healthz", summary="Is the process alive")
 def healthz() -> Health:
     """Looks at nothing else."""
@@ -21,10 +35,12 @@ def healthz() -> Health:
 
 
 @router.get("/readyz", operation_id="readyz", summary="Can requests be served", responses={503: {"model": Health}})
-def readyz(context: Ctx, response: Response) -> Health:
-    """Database, broker and storage (which is looked at every few seconds at most). A job can be posted while only the
-    broker is away: it waits in the database."""
-    checks = {"database": _database(context), "broker": _broker(context), "storage": context.storage.state()}
+def readyz(context: Ctx, response: Response, exclude: Exclude = None) -> Health:
+    """Database, broker and storage (which is looked at every few seconds at most). While only the broker or the storage
+    is away, jobs can be posted and looked at: what takes a process out of service had better exclude those two, which
+    all the processes miss at the same time."""
+    looks = {Check.DATABASE: _database, Check.BROKER: _broker, Check.STORAGE: _storage}
+    checks = {str(name): look(context) for name, look in looks.items() if name not in (exclude or ())}
     if all(found == "ok" for found in checks.values()):
         return Health(status="ok", checks=checks)
     response.status_code = 503
@@ -46,3 +62,7 @@ def _broker(context: Context) -> str:
     except (Broker.Unreachable, RedisError) as error:
         return type(error).__name__
     return "ok"
+
+
+def _storage(context: Context) -> str:
+    return context.storage.state()

@@ -73,6 +73,12 @@ class Cleaner:
         return Cleaned(text, 0, text if compared is None else compared, tuple(sizes))
 
 
+def dropped_from(steps: Sequence[CleaningStep]) -> float | None:
+    """The likeness from which on documents are dropped as near duplicates; None: they are not."""
+    near = (step.drop_near_duplicates.threshold for step in steps if isinstance(step, NearDuplicatesStep))
+    return next(near, None)
+
+
 def changing(steps: Sequence[CleaningStep]) -> list[int]:
     """The numbers of the steps that may change a text, from 1."""
     return [number for number, step in enumerate(steps, start=1) if name_of(step) in _CHANGING]

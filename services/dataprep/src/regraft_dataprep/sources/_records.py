@@ -43,6 +43,13 @@ def keys_of(reading: ReadingSpec, *, text: tuple[str, ...] = ("text",)) -> Keys:
     return Keys(chosen, reading.id_key, reading.date_key)
 
 
+def keys_in_effect(reading: ReadingSpec, *, text: tuple[str, ...] = ("text",)) -> ReadingSpec:
+    """The keys alone; those of the text as null where they are the ones that null stands for."""
+    keys = keys_of(reading, text=text)
+    text_key = None if keys.text == text else reading.text_key
+    return ReadingSpec(text_key=text_key, id_key=keys.id, date_key=keys.date)
+
+
 def check_columns(columns: list[str], *, keys: Keys, file: File) -> None:
     """Raises InvalidDataError when a file lacks a column, or has it twice: every row would be bad."""
     missing = [key for key in keys.all if columns.count(key) != 1]

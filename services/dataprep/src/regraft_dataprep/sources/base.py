@@ -55,6 +55,8 @@ class Inventory:
     """Of the raw bytes of a single file; of the files' digests, in order, when there are several."""
     bytes: int
     files: int
+    digests: tuple[str, ...] = ()
+    """sha256 of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Source(ABC):
         with ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash") as pool:
             digests, sizes = zip(*pool.map(_digest, self.files), strict=True)
         sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-        return Inventory(sha256, sum(sizes), len(digests))
+        return Inventory(sha256, sum(sizes), len(digests), digests)
 
     def lines_before(self, file: int, position: int) -> int:
         """Newlines in a file before a byte of its (unpacked) content, for line numbers in messages.
@@ -144,13 +146,7 @@ class Source(ABC):
         """Raises InvalidDataError when a file was changed since this object was made."""
         for file, stamp in zip(self.files, self._stamps, strict=True):
             if _now(file) != stamp:
-                raise InvalidDataError(
-                    "the corpus was changed while it was read",
-                    field=FIELD,
-                    value=file.uri,
-                    remedy="Prepare it again once nobody writes to it.",
-                    reason="corpus_changed",
-                )
+                raise corpus_changed(file.uri)
 
 
 def by_bytes(file: File, *, part_bytes: int) -> list[Span]:
@@ -169,6 +165,17 @@ def empty_corpus(uri: str) -> InvalidDataError:
         value=uri,
         remedy="Name a file with at least two documents.",
         reason="corpus_empty",
+    )
+
+
+def corpus_changed(uri: str) -> InvalidDataError:
+    """The error of a file that is not any more what it was when the corpus was found."""
+    return InvalidDataError(
+        "the corpus was changed while it was read",
+        field=FIELD,
+        value=uri,
+        remedy="Prepare it again once nobody writes to it.",
+        reason="corpus_changed",
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import File, Uris
-from regraft_dataprep.sources._records import Keys, check_columns, document_of, is_unicode, keys_of
+from regraft_dataprep.sources._records import Keys, check_columns, document_of, is_unicode, keys_in_effect, keys_of
 from regraft_dataprep.sources.base import BadRecord, Part, Source
 
 _DATE, _TEXT = "date", ("headline", "story")
@@ -56,6 +56,11 @@ class CsvSource(Source):
     def _keys(self, header: list[str]) -> Keys:
         keys = keys_of(self.reading, text=_TEXT)
         return replace(keys, date=_DATE) if keys.date is None and _DATE in header else keys
+
+
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it. A `date_key: date` is not null: it must be there."""
+    return keys_in_effect(reading, text=_TEXT)
 
 
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:

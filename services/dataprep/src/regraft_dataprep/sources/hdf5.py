@@ -1,7 +1,7 @@
 """HDF5 files that are tokenised already: windows, not documents, so nothing is cleaned, tokenised or packed.
 
 What this source finds is checked and taken over as it is by `regraft_dataprep.adopt`. Files of every layout that
-`regraft.hdf5.Dataset` reads are read, local ones only: HDF5 has to seek.
+`regraft.hdf5.Dataset` reads are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regraft_dataprep.sources.base import BadRecord, Part, Source
 class Hdf5Source(Source):
     """Windows in HDF5 files."""
 
-    suffixes = (".h5",)
+    suffixes = (".h5", ".hdf5")
 
     def read(self, part: Part) -> Iterator[Document | BadRecord]:
         """Raises InvalidInputError: there are no documents here."""

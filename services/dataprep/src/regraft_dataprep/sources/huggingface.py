@@ -21,7 +21,7 @@ from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._arrow import broken, documents_in, naming
 from regraft_dataprep.sources._files import FIELD, File, Uris
-from regraft_dataprep.sources._records import check_columns, keys_of
+from regraft_dataprep.sources._records import check_columns, keys_in_effect, keys_of
 from regraft_dataprep.sources.base import BadRecord, Part, Source
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -53,6 +53,11 @@ class HuggingFaceSource(Source):
             folders[state.folder] = _named(state, folders.get(state.folder, []))
         ordered = _in_order(list(folders), [file for file in files if file.base == _SPLITS])
         return [file for folder in ordered for file in folders[folder]]
+
+
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it."""
+    return keys_in_effect(reading)
 
 
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:

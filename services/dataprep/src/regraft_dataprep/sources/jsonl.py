@@ -15,7 +15,7 @@ from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._files import File, Uris
 from regraft_dataprep.sources._lines import BOM, first_line, lines
-from regraft_dataprep.sources._records import document_of, keys_of
+from regraft_dataprep.sources._records import document_of, keys_in_effect, keys_of
 from regraft_dataprep.sources.base import BadRecord, Part, Source, Span, by_bytes
 
 _MAX_LINE_BYTES = 64 * 2**20
@@ -41,6 +41,11 @@ class JsonLinesSource(Source):
                     yield record
                 elif isinstance(record, str):
                     yield BadRecord(file.name, self.lines_before(part.file, first) + number, record)
+
+
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it."""
+    return keys_in_effect(reading)
 
 
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:

@@ -15,7 +15,7 @@ from regraft.specs.dataset import ReadingSpec
 from regraft_dataprep.document import Document
 from regraft_dataprep.sources._arrow import documents_in, naming
 from regraft_dataprep.sources._files import File, Uris
-from regraft_dataprep.sources._records import check_columns, keys_of
+from regraft_dataprep.sources._records import check_columns, keys_in_effect, keys_of
 from regraft_dataprep.sources.base import BadRecord, Part, Source, Span
 
 _MAX_ROWS = 512
@@ -52,6 +52,11 @@ class ParquetSource(Source):
                 batch_size=_batch_rows(table.metadata, groups), row_groups=groups, columns=keys.all, use_threads=False
             )
             yield from documents_in(batches, keys=keys, file=file, rows_before=before)
+
+
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it."""
+    return keys_in_effect(reading)
 
 
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:

@@ -49,6 +49,11 @@ class TextSource(Source):
                     yield record
 
 
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it."""
+    return ReadingSpec(documents=reading.documents)
+
+
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:
     """The plug-in's entry."""
     return TextSource(uri, reading=reading)

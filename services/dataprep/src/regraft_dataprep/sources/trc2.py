@@ -92,6 +92,7 @@ class Trc2Source(Source):
             return BadRecord(name, lines + 1 + closed.count(b"\n", 0, error.position - position), error.cause)
 
         name, closed, opened = self.files[file].name, segment + _END, opened_in(segment)
+        self._pass_over(segment[: opened[0]] if opened else b"")
         for start in opened[:-1]:
             yield bad(never_closed(position + start))
         if len(opened) > 1:
@@ -127,6 +128,13 @@ class Trc2Source(Source):
                 remedy=error.remedy,
                 reason="corpus_malformed",
             ) from error
+
+
+def in_effect(reading: ReadingSpec) -> ReadingSpec:
+    """What this source uses of it."""
+    if reading.documents != "shard":
+        return ReadingSpec()
+    return ReadingSpec(documents=reading.documents, lines_per_shard=reading.lines_per_shard)
 
 
 def open_source(uri: Uris, *, reading: ReadingSpec | None = None) -> Source:

@@ -37,7 +37,7 @@ from regraft_worker.trainer.handover import announce_handover
 from regraft_worker.trainer.identity import continued_state, fresh_state
 from regraft_worker.trainer.inputs import Inputs, open_inputs
 from regraft_worker.trainer.loop import result_of, say_again
-from regraft_worker.trainer.retention import prune, remove_leftovers
+from regraft_worker.trainer.retention import prune, remove_drafts
 
 _TICK = 0.2
 _MORE_SECONDS = 60.0
@@ -109,7 +109,7 @@ class _Run:
     def finish(self) -> TrainResult:
         """All that is left to do."""
         runs = runs_folder(self.asked, self.run)
-        remove_leftovers(self.run)
+        remove_drafts(self.run)
         self.away.insist(self._end_leftovers)
         self._go_on_from_newest(told=False)
         self._take_in(runs)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from regraft.errors import ConflictError
+from regraft.storage import draft_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -28,16 +28,11 @@ def parted(folder: Path, *outputs: str, overwrite: bool) -> Iterator[Path]:
     if not overwrite:
         refuse_existing(*(folder / name for name in outputs))
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder, outputs[-1])
-    part = folder / f".part-{outputs[-1]}-{os.getpid()}"
-    part.mkdir()
-    try:
+    with draft_folder(folder / f".part-{outputs[-1]}") as part:
         yield part
         for name in outputs:
             replace(part / name, folder / name)
         sync(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,10 +78,3 @@ def _exchange(made: Path, final: Path) -> None:
         old = made.with_name(f"{made.name}.old")
         final.rename(old)
         made.rename(final)
-
-
-def _remove_leftovers(folder: Path, name: str) -> None:
-    # Only of processes that are gone: another one may be converting at this moment.
-    for leftover in folder.glob(f".part-{name}-*"):
-        if not Path(f"/proc/{leftover.name.rsplit('-', 1)[1]}").exists():
-            shutil.rmtree(leftover, ignore_errors=True)

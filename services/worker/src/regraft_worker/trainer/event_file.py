@@ -23,7 +23,7 @@ _START = 1  # SessionLog.SessionStatus
 
 
 class EventFile:
-    """Scalars over steps. The file is made at the first write.
+    """Scalars over steps. The file is made at the first write, and another one after a write that failed.
 
     Of a run that begins at `first_step` earlier files say nothing from that step on; null leaves them as they are.
     """
@@ -41,8 +41,13 @@ class EventFile:
     def _append(self, message: bytes) -> None:
         if self._path is None:
             self._path = self._begin()
-        with self._path.open("ab") as file:
-            file.write(_record(message))
+            self._first_step = None  # said; a second file of this run is to leave the first one as it is
+        try:
+            with self._path.open("ab") as file:
+                file.write(_record(message))
+        except OSError:
+            self._path = None  # its last record may be cut short, and nothing behind that would be read
+            raise
 
     def _begin(self) -> Path:
         now = time.time()

@@ -24,7 +24,7 @@ from regraft_worker.trainer.folders import step_folder
 from regraft_worker.trainer.handover import announce_handover
 from regraft_worker.trainer.identity import continued_state, fresh_state
 from regraft_worker.trainer.inputs import Inputs, open_inputs
-from regraft_worker.trainer.retention import remove_leftovers
+from regraft_worker.trainer.retention import remove_drafts
 from regraft_worker.trainer.run import Run
 from regraft_worker.trainer.state import TrainingState
 from regraft_worker.trainer.targets import target_for
@@ -73,7 +73,7 @@ def _agreed_start(run: Path, progress: Progress, world: World) -> Path | None:
     """The checkpoint that every process goes on from: the one that the main process found whole."""
     found = -1
     if world.rank == 0:
-        remove_leftovers(run)
+        remove_drafts(run)
         latest = checkpoint.latest(run, progress=progress)
         found = -1 if latest is None else int(latest.name.rpartition("-")[2])
     # A sum over all processes, to which only the main one adds, is what it says.

@@ -73,6 +73,17 @@ class Rates:
         self._began = self._asked = time.monotonic()
         self._last = 0
         self._smoothed = 0.0
+        self._rests_since: float | None = None
+
+    def rest(self) -> None:
+        """From now on something else is done."""
+        self._rests_since = time.monotonic()
+
+    def go_on(self) -> None:
+        """Until now it was, if it was."""
+        if self._rests_since is not None:
+            self.leave_out(time.monotonic() - self._rests_since)
+            self._rests_since = None
 
     def leave_out(self, seconds: float) -> None:
         """Since the last question, so long something else was done."""

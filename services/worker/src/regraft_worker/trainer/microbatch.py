@@ -1,9 +1,9 @@
 """How many sequences a device takes at a time: as asked, or as many as `regraft.sizing` estimates to fit.
 
-The same estimate answers `POST /jobs/plan`, so a run does what its plan said. It is a little too large rather than too
-small (docs/plan.md compares it with measured runs); where it is wrong, `training.micro_batch_size` says better. It
-looks at the memory the device has in all, not at what happens to be free, so that the same job is cut in the same way
-each time.
+The same estimate answers `POST /jobs/plan`, so a run does what its plan said. It errs to both sides: docs/plan.md
+compares it with measured runs, a twentieth of the device is left free for that, and where it is wrong,
+`training.micro_batch_size` says better. It looks at the memory the device has in all, not at what happens to be free,
+so that the same job is cut in the same way each time.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from regraft.errors import InvalidDataError
-from regraft.storage import read_manifest, rewrite_manifest
+from regraft.storage import DRAFTS, read_manifest, remove_leftovers, rewrite_manifest
 from regraft_worker.trainer.folders import OPTIMIZER, step_folder, steps_in
 from regraft_worker.trainer.state import TrainingState
 
@@ -44,11 +44,9 @@ def kept_steps(past: list[int], state: TrainingState) -> set[int]:
     return (kept | _for_rollback(past, state)) & set(past)
 
 
-def remove_leftovers(run: Path) -> None:
-    """Drafts of processes that are gone."""
-    for draft in run.glob(".tmp-step-*"):
-        if not Path(f"/proc/{draft.name.rpartition('-')[2]}").exists():
-            shutil.rmtree(draft, ignore_errors=True)
+def remove_drafts(run: Path) -> None:
+    """Checkpoints that processes which are gone have begun."""
+    remove_leftovers(run / f"{DRAFTS}step")
 
 
 def _for_rollback(past: list[int], state: TrainingState) -> set[int]:

@@ -26,7 +26,7 @@ from regraft_worker.trainer.state import DataPosition, TrainingState
 from regraft_worker.trainer.step import Outcome, TrainStep
 from regraft_worker.trainer.stopping import reason_to_stop, watched
 from regraft_worker.trainer.targets import Target
-from regraft_worker.trainer.trackers import Tracker, trackers_for
+from regraft_worker.trainer.trackers import Trackers, trackers_for
 from regraft_worker.trainer.world import World
 
 KEPT_REPORTS = 10_000
@@ -85,8 +85,7 @@ class Run:
             self.state = self.saving.finished(self.state)
         finally:
             self.saving.close()
-            for tracker in self.trackers:
-                tracker.close()
+            self.trackers.close()
         return self.state
 
     def _go_on(self) -> None:
@@ -239,8 +238,7 @@ class Run:
         self.rates.leave_out(metrics.get("evaluation_seconds", 0.0))
         if "train_loss" in metrics:
             metrics = metrics | throughput(self.rates.at((step - self.first) * batch), batch_size=batch)
-        for tracker in self.trackers:
-            tracker.log(step, metrics, tokens)
+        self.trackers.log(step, metrics, tokens)
 
     def _save(self, *, may_be_best: bool) -> None:
         self.state = self.saving.save(self.state, self.step.snapshot, self.fingerprint, may_be_best=may_be_best)
@@ -253,11 +251,15 @@ class Run:
         self.state = self.saving.heeded(self.state)
         raise InterruptedStageError(f"stopped after step {self.state.step}; calling again goes on from there")
 
-    def _trackers(self, known_by: Path) -> list[Tracker]:
+    def _trackers(self, known_by: Path) -> Trackers:
         if self.world.rank:
-            return []
+            return Trackers([], self._warn)
         first = self.state.step + 1 if self.state.step else 0
         options = self.spec.model_dump(mode="json", by_alias=True)
-        return trackers_for(
+        found = trackers_for(
             self.folder, known_by=known_by, options=options, tensorboard=self.spec.tensorboard, first_step=first
         )
+        return Trackers(found, self._warn)
+
+    def _warn(self, message: str) -> None:
+        self.progress.event(message, level="warn")

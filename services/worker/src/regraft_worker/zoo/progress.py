@@ -98,7 +98,13 @@ class TrainProgress(RunProgress):
     def should_stop(self) -> bool:
         """Asked before each step, so the clock of the steps starts here, when all is loaded."""
         self._rates = self._rates or Rates()
+        self._rates.go_on()
         return super().should_stop()
+
+    def rest(self) -> None:
+        """A part of the training has ended; until the next step is made its clock stands still."""
+        if self._rates is not None:
+            self._rates.rest()
 
     def artifact(self, kind: str, uri: str, metadata: Mapping[str, object]) -> None:
         folder = local_path(uri)

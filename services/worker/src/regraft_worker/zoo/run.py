@@ -10,7 +10,6 @@ One process on one device: for many use `regraft train --devices`, or a job.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from regraft.errors import InvalidDataError, InvalidInputError
 from regraft.hdf5 import Dataset
 from regraft.specs import EvaluateTask, TargetSpec, TrainingSpec, TrainTask
 from regraft.specs.monitoring import OWN_SET
+from regraft.storage import draft_folder
 from regraft_worker.conversion.containers.base import UNREADABLE
 from regraft_worker.trainer.evaluate import evaluate
 from regraft_worker.trainer.loop import train
@@ -71,6 +71,7 @@ def run(
     _check_alone()
     target_for(TargetSpec(kind=device))  # a device that is not there is said before anything is read
     read = read_params(params, mode=mode, device=device, given=given, checkpoint_format=checkpoint_format)
+    _make_summary_dir(read.control.summary_dir)
     model_dir = model_dir or Path(read.control.model_dir)
     level, stamp = level or read.control.logging, time.strftime("%Y%m%d_%H%M%S")
     with run_log(model_dir, era=read.era, mode=mode, stamp=stamp, level=level, params=read.text) as logger:
@@ -111,7 +112,7 @@ def _train(params: Params, logger: Logger, *, device: str, model_dir: Path, stam
             start=start,
             model_dir=model_dir,
             batches=batches,
-            events=_events(params, model_dir, stamp, first_step=start + 1 if start else 0),
+            events=_events(params, logger, model_dir, stamp, first_step=start + 1 if start else 0),
         )
         _lay_out(work, found, params, task, progress, windows=windows)
         _go(task, progress, start=start)
@@ -147,14 +148,21 @@ def _go(task: TrainTask, progress: TrainProgress, *, start: int) -> None:
             part=stop != end,
             known_by=progress.model_dir.absolute(),
         )
+        progress.rest()
     if progress.params.era != "1.8":
         samples = (end - start) * training.batch_size
         progress.logger.info(f"Processed {samples} training sample(s) in {time.monotonic() - began} seconds.")
 
 
-def _events(params: Params, model_dir: Path, stamp: str, *, first_step: int | None) -> Events:
-    summary_dir = params.control.summary_dir
-    return Events(model_dir, era=params.era, stamp=stamp, summary_dir=summary_dir, first_step=first_step)
+def _events(params: Params, logger: Logger, model_dir: Path, stamp: str, *, first_step: int | None) -> Events:
+    return Events(
+        model_dir,
+        era=params.era,
+        stamp=stamp,
+        summary_dir=params.control.summary_dir,
+        first_step=first_step,
+        warn=logger.warning,
+    )
 
 
 def _training(
@@ -220,7 +228,7 @@ def _score_all(params: Params, logger: Logger, *, device: str, model_dir: Path, 
         raise InvalidInputError(
             "there is nothing to score", field="--checkpoint_path", remedy=f"Name a checkpoint; {model_dir} has none."
         )
-    events = _events(params, model_dir, stamp, first_step=None)
+    events = _events(params, logger, model_dir, stamp, first_step=None)
     for path in paths if every else paths[-1:]:
         with open_start(path, params, to_train=False) as found, _work(model_dir) as work:
             logger.info(f"Loading weights from checkpoint {path}")
@@ -302,15 +310,22 @@ def _say_notes(found: Found, logger: Logger) -> None:
 @contextmanager
 def _work(model_dir: Path) -> Iterator[Path]:
     """A folder for what the trainer reads and writes, removed in the end, and that of a killed run at the start."""
-    for leftover in model_dir.glob(".regraft-run-*"):
-        if not Path(f"/proc/{leftover.name.rpartition('-')[2]}").exists():
-            shutil.rmtree(leftover, ignore_errors=True)
-    work = model_dir.absolute() / f".regraft-run-{os.getpid()}"
-    work.mkdir()
-    try:
+    with draft_folder(model_dir.absolute() / ".regraft-run") as work:
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_summary_dir(found: str | None) -> None:
+    if found is None:
+        return
+    try:
+        Path(found).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot be made ({error.strerror})",
+            field="summary_dir",
+            value=found,
+            remedy="Name a folder that can be written to, or leave the key out.",
+        ) from error
 
 
 def _check_alone() -> None:

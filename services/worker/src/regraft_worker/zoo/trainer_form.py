@@ -131,11 +131,15 @@ def _loggers(init: Section, quiet: list[str]) -> dict[str, object]:
     for name, options in _named(init.get("loggers"), "trainer.init.loggers"):
         if name not in _LOGGERS:
             raise unknown_key(name, "trainer.init.loggers", _LOGGERS)
-        sort_keys(options, f"trainer.init.loggers.{name}", used=_LOGGERS[name])
+        where = f"trainer.init.loggers.{name}"
+        sort_keys(options, where, used=_LOGGERS[name])
+        if name != "TensorBoardLogger":
+            quiet.append(where)
+            continue
         if options.get("summary_dir") is not None:
             found["summary_dir"] = options["summary_dir"]
-        else:
-            quiet.append(f"trainer.init.loggers.{name}")
+        if options.get("legacy_event_dirs"):  # `train/` and `eval/` in the model folder, whatever the summary_dir
+            quiet.append(f"{where}.legacy_event_dirs")
     return found
 
 
