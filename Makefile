@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint types contracts tests test-deploy lock clean help
+.PHONY: install chart demo test lint types contracts tests test-deploy lock clean help
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -42,6 +42,9 @@ test-deploy: export DOCKER_HOST ?= unix:///var/run/docker.sock
 test-deploy: install  ## build the images and run docker-compose.yml on the Docker engine at DOCKER_HOST
 	$(BIN)/python -m pytest -m docker tests/deploy
 
+chart:  ## dist/regraft-<version>.tgz, for `helm push` to a registry
+	helm package helm/regraft --destination dist
+
 lock:  ## resolve requirements.in anew
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-header --no-annotate --allow-unsafe \
@@ -49,4 +52,4 @@ lock:  ## resolve requirements.in anew
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo dist

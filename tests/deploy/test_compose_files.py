@@ -63,6 +63,8 @@ def test_the_order_of_the_start() -> None:
     assert waits("migrate") == {"postgres": "service_healthy"}
     assert waits("keys") == {"migrate": "service_completed_successfully"}
     for name in ("api", "dispatcher", "dataprep", "worker", "worker-gpu", "worker-cerebras"):
+        bucket = SERVICES[name]["depends_on"]["s3"]
+        assert bucket == {"condition": "service_healthy", "required": False}, "without its profile nobody waits for it"
         assert waits(name)["keys"] == "service_completed_successfully"
         assert waits(name)["postgres"] == waits(name)["redis"] == "service_healthy"
 

@@ -147,6 +147,7 @@ def test_extra_things_reach_all_own_pods(helm: str) -> None:
         for one in containers(pod):
             if one["name"] in OWN:
                 assert variables(one)["HTTPS_PROXY"] == "http://proxy.example.org:3128", name
+                assert {"configMapRef": {"name": "site"}} in one["envFrom"], name
                 assert {"name": "ca", "mountPath": "/etc/ssl/site", "readOnly": True} in one["volumeMounts"], name
             if one["name"] in ("api", "worker") and "test" not in name:
                 assert {"configMapRef": {"name": "site"}} in one["envFrom"], name

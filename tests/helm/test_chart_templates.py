@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_rendering import CHART, SETS, Manifest, Rendered, container, rendered, variables
+from chart_rendering import CHART, SETS, Manifest, Rendered, container, rendered, run, variables
 
 from regraft_worker.kubernetes.options import Options
 
@@ -235,6 +235,34 @@ def test_the_pool_that_makes_jobs_has_the_template_of_their_pods(helm: str, tmp_
     assert (options.nodes, options.node_devices, options.device, options.queue) == (4, 8, "gpu", "research")
     assert options.template()["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert "REGRAFT_KUBERNETES_POD" not in variables(container(found.pod("Deployment/rg-worker-gpu")))
+
+
+@pytest.mark.parametrize(("device", "repository"), [("gpu", "worker-cuda"), ("cpu", "worker")])
+def test_pods_of_trainings_run_the_image_of_this_release(helm: str, device: str, repository: str) -> None:
+    template = 'targets.kubernetes.podTemplate={"spec": {"containers": [{"name": "regraft"}, {"name": "beside"}]}}'
+    found = rendered(helm, "everything", template, f'targets.kubernetes.device="{device}"')
+    made = yaml.safe_load(found.one("ConfigMap", "rg-pod-template")["data"]["pod.yaml"])
+    images = {one["name"]: one.get("image") for one in made["spec"]["containers"]}
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert images == {"regraft": f"ghcr.io/regraft/{repository}:{version}", "beside": None}
+
+
+def test_the_account_that_makes_jobs_is_made_with_the_others_or_named(helm: str) -> None:
+    assert rendered(helm, "everything").names("ServiceAccount") == {"runner", "rg-launcher"}
+    own = ("serviceAccount.create=false", 'targets.kubernetes.serviceAccountName="given"')
+    found = rendered(helm, "everything", *own)
+    assert found.all("ServiceAccount") == []
+    assert found.one("RoleBinding")["subjects"][0]["name"] == "given"
+    assert found.pod("Deployment/rg-worker-kubernetes")["serviceAccountName"] == "given"
+
+
+def test_the_chart_is_whole_as_a_package(helm: str, tmp_path: Path) -> None:
+    """What `helm push` sends to a registry."""
+    run(helm, "package", str(CHART), "--destination", str(tmp_path))
+    (package,) = tmp_path.glob("regraft-*.tgz")
+    values = ("--values", str(CHART / "ci/everything-values.yaml"))
+    of_folder, of_package = (run(helm, "template", "rg", str(one), *values) for one in (CHART, package))
+    assert re.sub("password: .*", "", of_package) == re.sub("password: .*", "", of_folder)
 
 
 def test_the_rights_are_those_that_the_target_documents(helm: str) -> None:

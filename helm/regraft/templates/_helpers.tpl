@@ -56,6 +56,11 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The account of the workers that make Jobs; nobody else has its rights. */}}
+{{- define "regraft.launcherAccountName" -}}
+{{ default (printf "%s-launcher" (include "regraft.fullname" .)) .Values.targets.kubernetes.serviceAccountName }}
+{{- end }}
+
 {{- define "regraft.storageClaim" -}}
 {{ default (printf "%s-storage" (include "regraft.fullname" .)) .Values.storage.pvc.existingClaim }}
 {{- end }}

@@ -94,7 +94,8 @@ class Stage(OfProject, Base):
     # No index holds `lease_until` or `progress`: renewing a lease then touches no index (a heap-only update).
     __table_args__ = (
         Index("stages_ready", "queue", "priority", "available_at", postgresql_where=text(READY)),
-        Index("stages_announced", "queue", "announced_at", postgresql_where=text(READY)),
+        Index("stages_announced", "announced_at", postgresql_where=text(READY)),  # 0.1's own; goes with 0.3
+        Index("stages_announced_by_queue", "queue", "announced_at", postgresql_where=text(READY)),
         Index("stages_running", "id", postgresql_where=text(RUNNING)),
         Index("stages_by_job", "job_id"),
     )

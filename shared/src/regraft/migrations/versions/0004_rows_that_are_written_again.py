@@ -20,13 +20,12 @@ def upgrade() -> None:
     )
     op.execute("ALTER TABLE attempts SET (fillfactor = 80)")
     # The sweep asks each queue for what was announced long ago: without the queue it read all that waits anywhere.
-    op.drop_index("stages_announced", table_name="stages")
-    op.create_index("stages_announced", "stages", ["queue", "announced_at"], postgresql_where=READY)
+    # `stages_announced`, which the version before uses, stays beside it until two minors later.
+    op.create_index("stages_announced_by_queue", "stages", ["queue", "announced_at"], postgresql_where=READY)
 
 
 def downgrade() -> None:
-    op.drop_index("stages_announced", table_name="stages")
-    op.create_index("stages_announced", "stages", ["announced_at"], postgresql_where=READY)
+    op.drop_index("stages_announced_by_queue", table_name="stages")
     op.execute("ALTER TABLE attempts RESET (fillfactor)")
     op.execute(
         "ALTER TABLE jobs RESET (fillfactor, toast_tuple_target, autovacuum_vacuum_scale_factor, "
