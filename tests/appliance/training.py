@@ -57,7 +57,7 @@ def run(client: Client, job: str) -> None:
     zoo_run.TrainProgress, zoo_run._LABELS = Told, {"cpu": "CSX"}  # type: ignore[misc]
     try:
         if client.trains:
-            zoo_run._train(params, client.log, device="cpu", model_dir=client.model_dir)
+            zoo_run._train(params, client.log, device="cpu", model_dir=client.model_dir, stamp="events")
         else:
             every = client.given.mode in ("eval_all", "validate_all")
             zoo_run._score_all(params, client.log, device="cpu", model_dir=client.model_dir, every=every)
