@@ -55,12 +55,13 @@ def run(client: Client, job: str) -> None:
 
     ours, labels = zoo_run.TrainProgress, zoo_run._LABELS
     zoo_run.TrainProgress, zoo_run._LABELS = Told, {"cpu": "CSX"}  # type: ignore[misc]
+    where: dict[str, Any] = {"device": "cpu", "model_dir": client.model_dir, "stamp": "events"}
     try:
         if client.trains:
-            zoo_run._train(params, client.log, device="cpu", model_dir=client.model_dir, stamp="events")
+            zoo_run._train(params, client.log, **where)
         else:
             every = client.given.mode in ("eval_all", "validate_all")
-            zoo_run._score_all(params, client.log, device="cpu", model_dir=client.model_dir, every=every)
+            zoo_run._score_all(params, client.log, **where, every=every)
     except RegraftError as error:
         name = "ApplianceNanError" if error.reason == "loss_not_finite" else "ApplianceUnknownError"
         raise ApplianceError(name, str(error)) from error
@@ -96,6 +97,7 @@ class _Progress(TrainProgress):
                 self.logger.info(line)
 
     def should_stop(self) -> bool:
+        super().should_stop()  # the clock of the steps
         self.client.check_job(self.job)
         return False
 
@@ -167,6 +169,7 @@ class _Progress(TrainProgress):
         time.sleep(asked["step_seconds_real"])
 
     def _line(self, kind: str, step: int, loss: float) -> None:
+        assert self._rates is not None, "asked for before the first step"
         rates = self._rates.at((step - self.start) * self.training.batch_size)
         self.logger.info(step_line(kind, release=self.client.release, step=step, loss=loss, rates=rates))
 
