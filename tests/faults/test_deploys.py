@@ -81,7 +81,7 @@ def tell(worker: subprocess.Popen[bytes]) -> None:
 
 def test_a_job_that_the_next_version_cannot_read_fails_with_its_reason(plant: Plant) -> None:
     """It was running: what it had saved is kept."""
-    worker = plant.start_worker()
+    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
     job = plant.submit()
     plant.await_step(job, 12)
     worker.terminate()

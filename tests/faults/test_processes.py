@@ -13,7 +13,7 @@ from regraft.jobstore import Leases
 
 
 def test_a_killed_stage_process_goes_on_from_its_checkpoint(plant: Plant) -> None:
-    plant.start_worker()
+    plant.start_worker(FAULT_STEP_SECONDS="0.1")
     job = plant.submit()
     plant.await_step(job, 12)
     plant.struck()

@@ -25,6 +25,7 @@ from regraft_worker.conversion.writers.base import NewFile
 at, _, nth = sys.argv.pop(1).partition("#")
 how = sys.argv.pop(1)
 last = int(at) if at.isdigit() else 0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 numbers = itertools.count(1)
 
 def end():
