@@ -71,10 +71,9 @@ def take_over(home: Path, give_back: Callable[[Holding], bool]) -> None:
     for path in sorted((home / FOLDER).glob("*")):
         try:
             _take_over(path, give_back)
-        except FileNotFoundError:
-            pass  # its worker, or somebody who looked as well, was faster
         except OSError as error:
-            _tell(path, str(error))
+            if not isinstance(error, FileNotFoundError):  # else its worker, or somebody who looked as well, was faster
+                _tell(path, str(error))
 
 
 def _take_over(path: Path, give_back: Callable[[Holding], bool]) -> None:

@@ -8,6 +8,7 @@ somebody has to look, and so the stage says for which pod on which node it waits
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from regraft.ports import Progress
 from regraft_worker.kubernetes.api import Json, UnreachableError
@@ -75,15 +76,13 @@ class Ending:
             ApiError: the API server refuses.
         """
         self._progress.should_stop()
-        try:
+        with suppress(UnreachableError):  # asked again
             if not self._asked:
                 self._cluster.delete(self._job)
                 self._asked = True
             if self._cluster.is_gone(self._job):
                 return True
             self._late.look()
-        except UnreachableError:
-            pass  # asked again
         return False
 
     def wait(self) -> None:

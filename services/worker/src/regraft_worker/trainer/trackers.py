@@ -120,9 +120,8 @@ class TensorBoard:
 class WandB:
     """Weights & Biases; the run there begins with the first metrics."""
 
-    failures: tuple[type[Exception], ...] = (
-        Exception,
-    )  # the network's, the server's, its own: the package promises none
+    # The network's, the server's, its own: the package promises none.
+    failures: tuple[type[Exception], ...] = (Exception,)
 
     def __init__(self, run: Path, options: Mapping[str, Any]) -> None:
         try:
