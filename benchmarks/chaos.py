@@ -50,6 +50,8 @@ from regraft.settings import Settings  # noqa: E402
 STEPS = 40
 RECOVERY_SECONDS = 60.0
 """Bound on the time from the last fault to the end of all jobs, which hold some seconds of work themselves."""
+VICTIM_SECONDS = 10.0
+"""So long is waited for a stage process to kill: at the start, and after each other fault, there may be none."""
 SHORT: dict[str, Any] = {
     "lease_seconds": 3,
     "retry_seconds": 0.2,
@@ -209,9 +211,11 @@ class _Seed:
         return self.dice.choice([worker for worker in self.plant.workers if worker.poll() is None])
 
     def _kill_child(self) -> None:
-        children = self.plant.children()
-        if not children:
-            raise _MissedError
+        until = time.monotonic() + (VICTIM_SECONDS if self.jobs else 0)
+        while not (children := self.plant.children()):
+            if time.monotonic() > until:
+                raise _MissedError
+            time.sleep(0.05)
         try:
             os.kill(self.dice.choice(children), signal.SIGKILL)
         except ProcessLookupError as error:
