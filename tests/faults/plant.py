@@ -213,19 +213,29 @@ class Plant:
 
 
 @contextmanager
-def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
-    """A plant with a dispatcher in a thread; everything is ended at the end."""
+def quiet_plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    """A plant without a dispatcher; everything is ended at the end."""
     settings.home.mkdir(parents=True, exist_ok=True)
     plant = Plant(engine, settings)
-    dispatcher = Dispatcher(Announcements(engine, settings), plant.broker)
-    thread = threading.Thread(target=dispatcher.run, daemon=True)
-    thread.start()
     try:
         yield plant
     finally:
-        dispatcher.stop.set()
         plant.stop()
-        thread.join(20)
+
+
+@contextmanager
+def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    """A plant with a dispatcher in a thread; everything is ended at the end."""
+    with quiet_plant_of(engine, settings) as plant:
+        dispatcher = Dispatcher(Announcements(engine, settings), plant.broker)
+        thread = threading.Thread(target=dispatcher.run, daemon=True)
+        thread.start()
+        try:
+            yield plant
+        finally:
+            dispatcher.stop.set()
+            plant.stop()
+            thread.join(20)
 
 
 def kill(pid: int) -> None:
