@@ -34,7 +34,7 @@ def finished_trainings(engine: Engine) -> list[Finished]:
     ]
 
 
-def _newest() -> Select[tuple[str, dict[str, Any]]]:
+def _newest() -> Select[str, dict[str, Any]]:
     # First the stages, by their index: however many jobs there are, no more are looked at than are wanted.
     last = select(Stage.job_id, Stage.finished_at).where(text(TRAINED))
     newest = last.order_by(Stage.finished_at.desc()).limit(NEWEST).subquery()
