@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from regraft_api.answers import answers
 from regraft_api.door import needed
 from regraft_api.problems import MEDIA_TYPE
 from regraft_api.schemas import Problem
@@ -62,6 +63,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= problem.pop("$defs") | {"Problem": problem | {"examples": [EXAMPLE]}}
+    for name, example in answers().items():
+        components["schemas"][name]["examples"] = [example]
     components["securitySchemes"] = {
         SCHEME: {"type": "http", "scheme": "bearer", "description": "A key made by `regraft keys create`."}
     }
