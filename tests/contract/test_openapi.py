@@ -20,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -30,6 +31,7 @@ from regraft.jobstore import Jobs, Keys, Leases, Outcome, Report, Scope, make_en
 from regraft.settings import Settings
 from regraft.storage import publish
 from regraft_api.app import create_app
+from regraft_api.problems import problem
 
 FILE = Path(__file__).parents[2] / "services/api/openapi.json"
 SCHEMA: dict[str, Any] = json.loads(FILE.read_text())
@@ -40,7 +42,13 @@ OPERATIONS = {
 }
 STREAMS = {"streamJobEvents"}  # asked for of a job that has ended, and that no other operation touches: so it ends
 EXAMPLES = 25
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
 
 
 def test_what_is_checked_in_is_what_is_served() -> None:
@@ -195,6 +203,7 @@ LIES = {
     "a status of its own": JSONResponse({}, status_code=418),
     "not JSON": PlainTextResponse("nothing"),
     "a fault": JSONResponse({}, status_code=500),
+    "without its header": problem(401, "unauthorized", "No key"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from regraft_api.answer_headers import headers_of
 from regraft_api.answers import answers
 from regraft_api.door import needed
 from regraft_api.problems import MEDIA_TYPE
@@ -91,4 +92,6 @@ def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     for status, response in responses.items():
         if (status[0] in "45" and status != "503") or (status == "503" and needs is not None):
             response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if (needs is not None or status[0] == "2") and (headers := headers_of(operation["operationId"], status)):
+            response["headers"] = headers
     operation["responses"] = dict(sorted(responses.items()))
