@@ -263,7 +263,18 @@ def test_what_can_be_asked_for_is_what_workers_say(client: TestClient, engine: E
     assert found["sources"] == ["jsonl", "trc2"]
     assert {"gptj", "gpt-neox"} <= set(found["families"])
     assert "cs-1.8" in found["formats"]
-    assert [worker["name"] for worker in found["workers"]] == ["a", "b", "d"]
+    assert found["workers"] == 3
+
+
+def test_running_workers_are_listed_by_name(client: TestClient, engine: Engine) -> None:
+    for name in ("c", "a", "b"):
+        Workers(engine).seen(name, service="worker", version="1", queues=["export"], offers={})
+    first = client.get("/workers", params={"limit": 2}).json()
+    assert [worker["id"] for worker in first["data"]] == ["a", "b"]
+    assert first["has_more"]
+    rest = client.get("/workers", params={"after": first["last_id"]}).json()
+    assert [worker["id"] for worker in rest["data"]] == ["c"]
+    assert not rest["has_more"]
 
 
 def test_a_cursor_that_no_list_has_is_refused_and_no_empty_page(

@@ -155,7 +155,7 @@ def _fleet() -> list[BaseModel]:
     offers = {"targets": {"cpu": {"devices": 1, "memory_bytes": 274_877_906_944}}}
     queues = ["convert", "train.cpu", "evaluate.cpu", "export"]
     worker = WorkerView(
-        name=WORKER,
+        id=WORKER,
         service="worker",
         version="0.2.0",
         queues=queues,
@@ -177,7 +177,7 @@ def _fleet() -> list[BaseModel]:
             sources=["jsonl", "text", "trc2"],
             formats=["hf", "cs-1.8"],
             recipes=["gptj-6b-trc2", "tiny-cpu"],
-            workers=[worker],
+            workers=1,
         ),
         Health(status="ok", checks={"database": "ok", "broker": "ok", "storage": "ok"}),
     ]

@@ -54,7 +54,9 @@ class NewKeyView(KeyView):
 class WorkerView(View):
     """A worker that was heard of within a minute."""
 
-    name: str
+    object: Literal["worker"] = "worker"
+    id: str
+    """Its name."""
     service: str
     """`worker`, `dataprep`."""
     version: str
@@ -68,7 +70,7 @@ class WorkerView(View):
     @classmethod
     def of(cls, row: Worker) -> WorkerView:
         """From its row."""
-        return cls.model_validate(row)
+        return cls.model_validate({**row.__dict__, "id": row.name})
 
 
 class TargetView(View):
@@ -94,7 +96,8 @@ class Capabilities(View):
     formats: list[str]
     """Checkpoint formats to export."""
     recipes: list[str]
-    workers: list[WorkerView]
+    workers: int
+    """That run; `GET /workers` lists them."""
 
 
 class QueueView(View):

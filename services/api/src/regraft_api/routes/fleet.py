@@ -12,7 +12,7 @@ from regraft.families import FAMILIES
 from regraft.formats import FORMAT_NAMES
 from regraft.models import Worker
 from regraft_api.dependencies import After, Caller, Limit
-from regraft_api.schemas import Page
+from regraft_api.schemas import Page, cut
 from regraft_api.schemas_fleet import Capabilities, Queue, QueueView, TargetView, WaitingView, WorkerView
 
 router = APIRouter(tags=["fleet"])
@@ -29,8 +29,16 @@ def get_capabilities(call: Caller) -> Capabilities:
         sources=sorted(sources),
         formats=list(FORMAT_NAMES),
         recipes=recipes.names(),
-        workers=[WorkerView.of(worker) for worker in alive],
+        workers=len(alive),
     )
+
+
+@router.get("/workers", operation_id="listWorkers", summary="Running workers")
+def list_workers(call: Caller, after: After = None, limit: Limit = 20) -> Page[WorkerView]:
+    """By name, from their heartbeats: those that were heard of within a minute."""
+    alive = {worker.name: worker for worker in call.context.workers.alive()}
+    names, more = cut(alive, after=after, limit=limit)
+    return Page[WorkerView].of([WorkerView.of(alive[name]) for name in names], more)
 
 
 @router.get("/queue", operation_id="getQueue", summary="What waits for a worker")
