@@ -218,6 +218,7 @@ def happening(engine: Engine, settings: Settings, jobs: list[str]) -> Iterator[N
         while not over.wait(1.0):
             for claim in claims:
                 assert claim is not None
+                leases.renew(claim)
                 leases.report(claim, Report(events=[{"message": "something", "level": "info", "data": None}]))
 
     thread = threading.Thread(target=tell)
