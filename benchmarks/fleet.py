@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet_play import QUEUES, Share, beat, dispatch, play
+from fleet_play import BEAT_SECONDS, QUEUES, Share, beat, beats, dispatch, play
 from fleet_seed import SPEC, seed, sizes, tidy
 from sqlalchemy import text
 
@@ -161,21 +161,24 @@ def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None
     """From a full queue to an empty one, or as far as it comes."""
     fleet.value("SELECT 1 FROM pg_stat_reset()")
     before, wal, spent, started = sizes(fleet.engine), fleet.wal(), fleet.cpu(), time.perf_counter()
-    shares = _played(fleet.settings.database_url, options)
+    shares, hearts = _played(fleet.settings.database_url, options)
     wall, spent = time.perf_counter() - started, fleet.cpu() - spent
-    stages, beats = sum(share.stages for share in shares), sum(share.beats for share in shares)
+    stages = sum(share.stages for share in shares)
     left = fleet.value("SELECT count(*) FROM stages WHERE status IN ('pending', 'ready', 'running')")
     assert left == 0 or wall > options.seconds, f"{left} stages were lost"
     took = {name: [each for share in shares for each in share.took.get(name, [])] for name in shares[0].took}
+    took |= hearts.took
     _say(
         "drain",
         stages=stages,
         left=int(left),
         seconds=round(wall, 1),
         stages_per_second=round(stages / wall, 1),
-        database_cpu_ms_per_stage=round((1e3 * spent - beats * beat_ms) / stages, 2),
+        database_cpu_ms_per_stage=round((1e3 * spent - hearts.beats * beat_ms) / stages, 2),
         players_cpu_ms_per_stage=round(1e3 * sum(share.cpu for share in shares) / stages, 2),
-        heartbeats=beats,
+        heartbeats=hearts.beats,
+        heartbeats_of_percent=round(100 * hearts.beats / (wall / BEAT_SECONDS * options.workers), 1),
+        heartbeat_cpu_ms=round(1e3 * hearts.cpu / max(hearts.beats, 1), 2),
         claims_that_came_second=sum(share.missed for share in shares),
         wal_bytes_per_stage=round((fleet.wal() - wal) / stages),
         bytes_per_stage={name: round((size - before[name]) / stages) for name, size in sizes(fleet.engine).items()},
@@ -185,20 +188,22 @@ def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None
     )
 
 
-def _played(url: str, options: argparse.Namespace) -> list[Share]:
+def _played(url: str, options: argparse.Namespace) -> tuple[list[Share], Share]:
+    """What the players did, and the hearts of their workers."""
     context = multiprocessing.get_context("spawn")
-    out, done = context.Queue(), context.Event()
-    workers = options.workers // options.processes
-    shares = [Share(number=number, workers=workers, seconds=options.seconds) for number in range(options.processes)]
+    out, beaten, done = context.Queue(), context.Queue(), context.Event()
+    shares = [Share(number=number, seconds=options.seconds) for number in range(options.processes)]
     players = [context.Process(target=play, args=(url, share, out)) for share in shares]
+    heart = context.Process(target=beats, args=(url, Share(workers=options.workers), done, beaten))
     dispatcher = context.Process(target=dispatch, args=(url, done))
-    for process in (*players, dispatcher):
+    for process in (*players, heart, dispatcher):
         process.start()
     shares = [out.get() for _ in players]
     done.set()
-    for process in (*players, dispatcher):
+    hearts = beaten.get()
+    for process in (*players, heart, dispatcher):
         process.join()
-    return shares
+    return shares, hearts
 
 
 def _heap_only(fleet: Fleet) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,9 +27,10 @@ HEAD = 16
 class Share:
     """What a process plays, and what it saw."""
 
-    number: int
-    workers: int
-    seconds: float
+    number: int = 0
+    workers: int = 0
+    """Whose hearts it beats."""
+    seconds: float = float("inf")
     """It ends after these, or when nothing is left."""
     stages: int = 0
     beats: int = 0
@@ -42,12 +42,10 @@ class Share:
 
 
 def play(url: str, share: Share, out: Queue[Share]) -> None:
-    """Take turns, each worker as busy as the database lets it be; the workers' heartbeats beside it, at their rate."""
+    """Take turns, each worker as busy as the database lets it be."""
     settings = Settings(database_url=url)
     engine = make_engine(settings)
-    leases, ended = Leases(engine, settings), threading.Event()
-    heart = threading.Thread(target=beats, args=(Workers(engine), share, ended))
-    heart.start()
+    leases = Leases(engine, settings)
     pick, idle, started, cpu = random.Random(share.number), 0, time.perf_counter(), time.process_time()
     while idle < 20 and time.perf_counter() - started < share.seconds:
         if turn(leases, share, pick):
@@ -55,20 +53,22 @@ def play(url: str, share: Share, out: Queue[Share]) -> None:
         else:
             idle += 1
             time.sleep(0.05)
-    ended.set()
-    heart.join()
     share.cpu = time.process_time() - cpu
     engine.dispose()
     out.put(share)
 
 
-def beats(workers: Workers, share: Share, ended: threading.Event) -> None:
+def beats(url: str, share: Share, done: Event, out: Queue[Share]) -> None:
     """Each worker's heartbeat, one after the other, every `BEAT_SECONDS` or as often as it can be."""
-    started = time.perf_counter()
-    while not ended.wait(BEAT_SECONDS / share.workers):
-        while share.beats < (time.perf_counter() - started) / BEAT_SECONDS * share.workers and not ended.is_set():
-            timed(share, "heartbeat", lambda: beat(workers, f"w{share.number}-{share.beats % share.workers}"))
+    engine = make_engine(Settings(database_url=url))
+    workers, started, cpu = Workers(engine), time.perf_counter(), time.process_time()
+    while not done.wait(0.01):
+        while share.beats < (time.perf_counter() - started) / BEAT_SECONDS * share.workers and not done.is_set():
+            timed(share, "heartbeat", lambda: beat(workers, f"w-{share.beats % share.workers}"))
             share.beats += 1
+    share.cpu = time.process_time() - cpu
+    engine.dispose()
+    out.put(share)
 
 
 def turn(leases: Leases, share: Share, pick: random.Random) -> bool:

@@ -8,10 +8,12 @@ the transaction ends.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session, defer, selectinload, undefer
+from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy.orm import Session, defer, lazyload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from regraft import jobs as rules
 from regraft.errors import NotFoundError
@@ -27,22 +29,47 @@ def lock_job(session: Session, job_id: str, *, project: str | None = None) -> Jo
     Raises:
         NotFoundError: there is no such job.
     """
-    job = locked(session, Job.id == job_id)
+    job = _locked(session, _the_job(), job_id=job_id)
     if job is None or project not in (None, job.project_id):
         raise no_such_job(job_id)
     return job
 
 
-def locked(session: Session, which: ColumnElement[bool], *, with_spec: bool = False) -> Job | None:
-    """The one job of which `which` holds, locked, with its stages as they are under the lock.
+def lock_job_to_claim(session: Session, stage_id: str) -> Job | None:
+    """As `lock_job`, the job of a stage that is ready, with its request; None: that stage is not ready any more."""
+    return _locked(session, _job_of_ready(), stage_id=stage_id)
 
-    Their attempts, and without `with_spec` the request, are fetched when somebody asks for them.
-    """
+
+def _locked(session: Session, statement: Select[Job], **which: str) -> Job | None:
+    """The one job, locked, with its stages as they are under the lock: they are read after it."""
+    job = session.scalar(statement, which)
+    if job is not None:
+        set_committed_value(job, "stages", list(session.scalars(_stages(), {"job_id": job.id})))
+    return job
+
+
+# Made once: to put a statement together takes longer than to have it run. What is left out is read when asked for.
+@cache
+def _the_job() -> Select[Job]:
+    return _for_update(select(Job).where(Job.id == bindparam("job_id"))).options(defer(Job.spec))
+
+
+@cache
+def _job_of_ready() -> Select[Job]:
+    ready = select(Stage.job_id).where(Stage.id == bindparam("stage_id"), Stage.status == StageStatus.READY)
+    return _for_update(select(Job).where(Job.id == ready.scalar_subquery()))
+
+
+def _for_update(jobs: Select[Job]) -> Select[Job]:
     # Not FOR UPDATE, which would have every new metric wait: its foreign key only asks that the job's id stays.
-    statement = select(Job).where(which).with_for_update(key_share=True)
-    stages = selectinload(Job.stages).lazyload(Stage.attempts)
-    statement = statement.options(stages, undefer(Job.spec) if with_spec else defer(Job.spec))
-    return session.scalar(statement.execution_options(populate_existing=True))
+    jobs = jobs.with_for_update(key_share=True).options(lazyload(Job.stages))
+    return jobs.execution_options(populate_existing=True)
+
+
+@cache
+def _stages() -> Select[Stage]:
+    stages = select(Stage).where(Stage.job_id == bindparam("job_id")).order_by(Stage.position)
+    return stages.options(lazyload(Stage.attempts)).execution_options(populate_existing=True)
 
 
 def no_such_job(job_id: str) -> NotFoundError:

@@ -15,12 +15,12 @@ from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, TextClause, func, insert, select, text, update
+from sqlalchemy import Engine, Interval, Select, TextClause, Update, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session, aliased, lazyload
 
 from regraft.errors import FencedError
 from regraft.jobs import JOB_STARTS_STAGES, STAGE_DONE, JobStatus, ReasonClass, StageName, StageStatus
-from regraft.jobstore.advance import add_event, advance, lock_job, locked
+from regraft.jobstore.advance import add_event, advance, lock_job, lock_job_to_claim
 from regraft.jobstore.limits import not_draining
 from regraft.jobstore.outcomes import Outcome, settle
 from regraft.jobstore.reports import Report, write_artifact, write_progress
@@ -78,12 +78,11 @@ class Leases:
 
     def claim(self, stage_id: str, *, worker: str) -> Claim | None:
         """Take a ready stage, or None: it is not ready any more (a doubled, late or stale message)."""
-        waiting = select(Stage.job_id).where(Stage.id == stage_id, Stage.status == StageStatus.READY)
         with Session(self._engine) as session, session.begin():
-            job = locked(session, Job.id == waiting.scalar_subquery(), with_spec=True)
+            job = lock_job_to_claim(session, stage_id)
             if job is None or job.status not in JOB_STARTS_STAGES:
                 return None
-            stage = _take(session, stage_id, worker=worker, lease=self._lease())
+            stage = session.scalar(_take(), {"of_stage": stage_id, "by_worker": worker, "lease": self._lease()})
             if stage is None:
                 return None
             text = f"{stage.name} is running on {worker} (attempt {stage.epoch})"
@@ -111,18 +110,15 @@ class Leases:
         Raises:
             FencedError: the stage is not ours any more.
         """
-        statement = (
-            update(Stage).where(*_is_ours(claim)).values(lease_until=func.now() + self._lease()).returning(Stage.id)
-        )
+        ours = {"of_id": claim.stage_id, "of_epoch": claim.epoch, "of_worker": claim.worker}
         with self._at_once.connect() as connection:
-            if connection.execute(statement).first() is None:
+            if connection.execute(_renew(), {**ours, "lease": self._lease()}).first() is None:
                 raise FencedError("the lease was lost", value=claim.stage_id)
 
     def wanted(self, claim: Claim) -> Wanted:
         """Whether the stage should go on."""
-        failed = select(Stage.id).where(Stage.job_id == claim.job_id, Stage.status == StageStatus.FAILED).exists()
         with self._at_once.connect() as connection:
-            found = connection.execute(select(Job.status, failed).where(Job.id == claim.job_id)).first()
+            found = connection.execute(_wanted(), {"of_job": claim.job_id}).first()
         status, is_failed = found or (None, False)
         if status == JobStatus.CANCELLING:
             return Wanted.CANCEL
@@ -173,17 +169,18 @@ def _waiting(queues: int, limit: int) -> TextClause:
     return text(f"SELECT id FROM ({parts}) AS waiting {order}")  # noqa: S608  # made of constants and numbers
 
 
-def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> Stage | None:
+@cache
+def _take() -> Select[Stage]:
     """The guarded update, and the attempt that it begins: of any number of workers that try, one wins."""
-    waits = (Stage.id == stage_id, Stage.status == StageStatus.READY, Stage.available_at <= func.now())
+    waits = (Stage.id == bindparam("of_stage"), Stage.status == StageStatus.READY, Stage.available_at <= func.now())
     taken = (
         update(Stage)
         .where(*waits, not_draining())
         .values(
             status=StageStatus.RUNNING,
             epoch=Stage.epoch + 1,
-            worker=worker,
-            lease_until=func.now() + lease,
+            worker=bindparam("by_worker"),
+            lease_until=func.now() + bindparam("lease", type_=Interval),
             started_at=func.coalesce(Stage.started_at, func.now()),
             finished_at=None,
         )
@@ -194,7 +191,21 @@ def _take(session: Session, stage_id: str, *, worker: str, lease: timedelta) -> 
     attempt = insert(Attempt).from_select(["stage_id", "project_id", "epoch", "worker", "status"], begun)
     ours = aliased(Stage, taken)
     statement = select(ours).add_cte(attempt.cte("attempt")).options(lazyload(ours.attempts))
-    return session.scalar(statement.execution_options(populate_existing=True))
+    return statement.execution_options(populate_existing=True)
+
+
+@cache
+def _renew() -> Update:
+    ours = [getattr(Stage, name) == bindparam(f"of_{name}") for name in ("id", "epoch", "worker")]
+    until = func.now() + bindparam("lease", type_=Interval)
+    statement = update(Stage).where(*ours, Stage.status == StageStatus.RUNNING)
+    return statement.values(lease_until=until).returning(Stage.id)
+
+
+@cache
+def _wanted() -> Select[str, bool]:
+    failed = select(Stage.id).where(Stage.job_id == bindparam("of_job"), Stage.status == StageStatus.FAILED).exists()
+    return select(Job.status, failed).where(Job.id == bindparam("of_job"))
 
 
 def _claim(job: Job, stage: Stage, *, worker: str) -> Claim:
@@ -221,12 +232,6 @@ def _unreadable(error: ValidationError) -> Outcome:
         reason_class=ReasonClass.CONTROL_PLANE,
         message=f"this worker's version cannot read the job: {where}: {first['msg']}",
     )
-
-
-def _is_ours(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """Condition of every write."""
-    same = (Stage.id == claim.stage_id, Stage.epoch == claim.epoch, Stage.worker == claim.worker)
-    return (*same, Stage.status == StageStatus.RUNNING)
 
 
 def _held(session: Session, claim: Claim) -> tuple[Job, Stage]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from regraft.jobs import JOB_HELD, JobStatus, ReasonClass, StageStatus
@@ -102,8 +103,13 @@ def _go_on_later(session: Session, job: Job, stage: Stage, outcome: Outcome, ret
 
 
 def _close_attempt(session: Session, stage: Stage, outcome: Outcome) -> None:
-    running = (Attempt.stage_id == stage.id, Attempt.epoch == stage.epoch)
+    running = {"of_stage": stage.id, "of_epoch": stage.epoch}
     why = {name: getattr(outcome, name) for name in ("reason", "reason_class", "message", "detail")}
     how = {"status": outcome.status, "exit_status": outcome.exit_status, "signal": outcome.signal}
-    statement = update(Attempt).where(*running).values(**why, **how, finished_at=func.now())
-    session.execute(statement.execution_options(synchronize_session=False))
+    session.connection().execute(_ended(), {**running, **why, **how})
+
+
+@cache
+def _ended() -> Update:
+    running = (Attempt.stage_id == bindparam("of_stage"), Attempt.epoch == bindparam("of_epoch"))
+    return update(Attempt).where(*running).values(finished_at=func.now())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Engine, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
 from regraft.models import Worker
@@ -30,11 +31,9 @@ class Workers:
 
     def seen(self, name: str, *, service: str, version: str, queues: Sequence[str], offers: Mapping[str, Any]) -> None:
         """Write a worker's row."""
-        values = {"service": service, "version": version, "queues": list(queues), "offers": dict(offers)}
-        statement = insert(Worker).values(name=name, **values)
-        statement = statement.on_conflict_do_update(index_elements=["name"], set_={**values, "seen_at": func.now()})
+        row = {"name": name, "service": service, "version": version, "queues": list(queues), "offers": dict(offers)}
         with self._at_once.connect() as connection:  # one statement, in one round trip instead of three
-            connection.execute(statement)
+            connection.execute(_seen(), row)
 
     def gone(self, name: str) -> None:
         """A worker says goodbye."""
@@ -52,3 +51,10 @@ class Workers:
             found = list(session.scalars(statement))
         self._found = (began, found)  # several threads may ask at once, which is waste and no harm
         return found
+
+
+@cache
+def _seen() -> Insert:
+    statement = insert(Worker)
+    said = {name: statement.excluded[name] for name in ("service", "version", "queues", "offers")}
+    return statement.on_conflict_do_update(index_elements=["name"], set_={**said, "seen_at": func.now()})
