@@ -157,6 +157,7 @@ async def watched_load(
         nonlocal received
         async with connected(f"{url}/{job}/events/stream", headers) as client:
             await client.send("GET")
+            await client.reader.readuntil(b"\nid: ")  # it watches: what that takes is not in the figures
             ready.release()
             while chunk := await client.reader.read(1 << 16):
                 received += chunk.count(b"\nid: ")  # after the line with the chunk's size
@@ -218,6 +219,7 @@ def happening(engine: Engine, settings: Settings, jobs: list[str]) -> Iterator[N
         while not over.wait(1.0):
             for claim in claims:
                 assert claim is not None
+                leases.renew(claim)
                 leases.report(claim, Report(events=[{"message": "something", "level": "info", "data": None}]))
 
     thread = threading.Thread(target=tell)

@@ -17,6 +17,7 @@ from regraft.embedded import free_port
 from regraft.jobstore import Claim, Jobs, Leases, Outcome, Report
 from regraft.settings import Settings
 from regraft_api.app import create_app
+from regraft_api.told import PAGE, told
 
 LISTENERS = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'")
 
@@ -87,6 +88,36 @@ def test_many_watch_and_one_listens(api: httpx.Client, engine: Engine, leases: L
         assert watch.ids() == list(range(1, len(watch.ids()) + 1)), "each once, in order"
     assert len({tuple(watch.messages()) for watch in watches}) == 1
     assert watches[0].messages()[-1] == "job is failed"
+
+
+def test_jobs_that_are_read_together_are_told_apart(api: httpx.Client, engine: Engine, leases: Leases) -> None:
+    jobs = [Jobs(engine).create(spec()).id for _ in range(3)]
+    claims = [claimed(leases, job_id, "prepare") for job_id in jobs]
+    watches = [Watch(api, job_id) for job_id in jobs]
+    eventually(lambda: all(watch.ids() for watch in watches), what="the older events")
+    for number in range(30):  # faster than they are handed out, each in a transaction of its own
+        for job_id, claim in zip(jobs, claims, strict=True):
+            say(leases, claim, f"{job_id} {number}")
+    for claim in claims:
+        end(leases, claim)
+    for job_id, watch in zip(jobs, watches, strict=True):
+        watch.join()
+        assert watch.ids() == list(range(1, len(watch.ids()) + 1)), "each once, in order"
+        said = [message for message in watch.messages() if message.startswith("job-")]
+        assert said == [f"{job_id} {number}" for number in range(30)]
+
+
+def test_of_a_job_that_is_far_behind_a_page_at_a_time_is_read(engine: Engine, leases: Leases) -> None:
+    long, short, quiet = (Jobs(engine).create(spec()).id for _ in range(3))
+    say(leases, claimed(leases, long, "prepare"), *(f"line {n}" for n in range(PAGE + 9)))
+    say(leases, claimed(leases, short, "prepare"), "one line")
+    newest = {job_id: Jobs(engine).get(job_id).last_event for job_id in (long, short, quiet)}
+    found = told(engine, {long: 2, short: newest[short] - 1, quiet: newest[quiet]})
+    assert {job_id: events.seqs for job_id, events in found.items()} == {
+        long: tuple(range(3, 3 + PAGE)),
+        short: (newest[short],),
+    }
+    assert told(engine, {}) == {}
 
 
 def test_a_stream_goes_on_after_the_event_it_was_cut_off_at(api: httpx.Client, engine: Engine, leases: Leases) -> None:

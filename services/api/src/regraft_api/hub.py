@@ -1,9 +1,10 @@
 """Live events: one database connection of this process listens, however many clients watch.
 
-A notification names a job. Its new events are read once and handed to everybody who watches it; each skips what it has
-sent already. A client that does not read fast enough is cut off rather than remembered for; it comes back with
-the id of its last event and misses nothing. Should a notification be lost, a look every
-`LOOK_SECONDS` finds the events.
+A notification names a job. The new events of all jobs that were named lately are read at a time, made into text once,
+and handed to everybody who watches; each skips what it has sent already. What happens within `REST_SECONDS` of that is
+sent together the next time: one event costs a client as much as ten do. A client that does not read fast enough is
+cut off rather than remembered for; it comes back with the id of its last event and misses nothing. Should a
+notification be lost, a look every `LOOK_SECONDS` finds the events.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from regraft.jobstore.notices import EVENTS, KEYS, watch
-from regraft.models import Event, Job
-from regraft_api.told import Told
+from regraft.models import Job
+from regraft_api.told import PAGE, Told, told
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
-QUEUED = 1000  # events that may wait for one client
-PAGE = 200
+REST_SECONDS = 0.05
+"""After events were handed out; one that comes alone is handed out at once."""
+JOBS = 50  # whose events are read at a time
+AT_ONCE = 25  # clients that are written to before requests have their turn
+QUEUED = 200  # pages or less that may wait for one client: ten seconds of a job to which something happens all the time
 Reader = asyncio.Queue[Told | None]
-"""Events in order; None: no more will come, the client was too slow."""
+"""Events in order, a page or less at a time; None: no more will come, the client was too slow."""
 
 
 class Hub:
@@ -123,38 +126,45 @@ class Hub:
     async def _hand_out(self) -> None:
         while True:
             await self._work.wait()
+            try:
+                found = await asyncio.to_thread(told, self._engine, self._take())
+            except SQLAlchemyError as error:
+                log.warning("the database is unreachable, trying again: %s", error)
+                found = {}
+            for job_id, events in found.items():
+                await self._tell(job_id, events)
+            await asyncio.sleep(REST_SECONDS)
+
+    def _take(self) -> dict[str, int]:
+        """Some of the jobs that are behind, and the last event of each that was handed out."""
+        taken = [self._behind.pop() for _ in range(min(JOBS, len(self._behind)))]
+        if not self._behind:
             self._work.clear()
-            behind, self._behind = self._behind, set()
-            for job_id in behind & self._cursors.keys():
-                try:
-                    await self._hand_out_one(job_id)
-                except SQLAlchemyError as error:
-                    log.warning("the database is unreachable, trying again: %s", error)
+        return {job_id: self._cursors[job_id] for job_id in taken if job_id in self._cursors}
 
-    async def _hand_out_one(self, job_id: str) -> None:
-        events = await asyncio.to_thread(self.events, job_id, self._cursors[job_id])
-        for reader in list(self._readers.get(job_id, ())):
-            _fill(reader, events)
-        if events and job_id in self._cursors:
-            self._cursors[job_id] = events[-1].seq
-        if len(events) == PAGE:
+    async def _tell(self, job_id: str, events: Told) -> None:
+        readers = list(self._readers.get(job_id, ()))
+        if job_id in self._cursors:
+            self._cursors[job_id] = events.last
+        if len(events.seqs) == PAGE:
             self._catch_up([job_id])
+        for start in range(0, len(readers), AT_ONCE):
+            for reader in readers[start : start + AT_ONCE]:
+                _fill(reader, events)
+            await asyncio.sleep(0)
 
-    def events(self, job_id: str, after: int) -> list[Told]:
-        """Up to a page of events, oldest first. Blocks."""
-        newer = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(PAGE)
-        with Session(self._engine) as session:
-            return [Told.of(event) for event in session.scalars(newer)]
+    def events(self, job_id: str, after: int) -> Told | None:
+        """Up to a page of events, oldest first; None: there are none. Blocks."""
+        return told(self._engine, {job_id: after}).get(job_id)
 
     def _newest(self, job_id: str) -> int:
         with self._engine.connect() as connection:
             return connection.execute(select(Job.last_event).where(Job.id == job_id)).scalar() or 0
 
 
-def _fill(reader: Reader, events: Sequence[Told]) -> None:
+def _fill(reader: Reader, events: Told) -> None:
     try:
-        for event in events:
-            reader.put_nowait(event)
+        reader.put_nowait(events)
     except asyncio.QueueFull:
         while not reader.empty():
             reader.get_nowait()

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from regraft_api.dependencies import Call, Caller, JobId, Limit
-from regraft_api.hub import PAGE, Hub
+from regraft_api.hub import Hub
 from regraft_api.routes.responses import NOT_FOUND
 from regraft_api.schemas import EventView, Page
-from regraft_api.told import Told
+from regraft_api.told import PAGE, Told
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["events"], responses=NOT_FOUND)
 
@@ -86,39 +86,41 @@ async def stream_events(
 async def _is_over(call: Call, job_id: str, after: int) -> bool:
     if not await asyncio.to_thread(call.reading.ended, job_id):
         return False
-    return not await asyncio.to_thread(call.context.hub.events, job_id, after)
+    return await asyncio.to_thread(call.context.hub.events, job_id, after) is None
 
 
 async def _stream(call: Call, job_id: str, after: int) -> AsyncIterator[bytes]:
     hub = call.context.hub
     yield b": stream of a job's events\n\n"
     async with hub.watching(job_id) as reader:
-        async for event in _written(hub, job_id, after):
-            after = event.seq
-            yield event.text
+        async for events in _written(hub, job_id, after):
+            after = events.last
+            yield events.text
         if await asyncio.to_thread(call.reading.ended, job_id):
             return
         while True:
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):  # not wait_for, which makes a task for each event
-                    event_or_end = await reader.get()
+                async with asyncio.timeout(HEARTBEAT_SECONDS):  # not wait_for, which makes a task each time
+                    events_or_end = await reader.get()
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
-            if event_or_end is None:
+            if events_or_end is None:
                 return
-            if event_or_end.seq > after:
-                after = event_or_end.seq
-                yield event_or_end.text
-                if event_or_end.is_last:
+            if text := events_or_end.after(after):
+                has_ended = events_or_end.ended > after
+                after = events_or_end.last
+                yield text
+                if has_ended:
                     return
 
 
 async def _written(hub: Hub, job_id: str, after: int) -> AsyncIterator[Told]:
     while True:
         events = await asyncio.to_thread(hub.events, job_id, after)
-        for event in events:
-            yield event
-        if len(events) < PAGE:
+        if events is None:
             return
-        after = events[-1].seq
+        yield events
+        if len(events.seqs) < PAGE:
+            return
+        after = events.last
