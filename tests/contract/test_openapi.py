@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import schemathesis
 from fastapi import FastAPI, Request, Response
@@ -19,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -29,6 +31,7 @@ from regraft.jobstore import Jobs, Keys, Leases, Outcome, Report, Scope, make_en
 from regraft.settings import Settings
 from regraft.storage import publish
 from regraft_api.app import create_app
+from regraft_api.problems import problem
 
 FILE = Path(__file__).parents[2] / "services/api/openapi.json"
 SCHEMA: dict[str, Any] = json.loads(FILE.read_text())
@@ -39,7 +42,13 @@ OPERATIONS = {
 }
 STREAMS = {"streamJobEvents"}  # asked for of a job that has ended, and that no other operation touches: so it ends
 EXAMPLES = 25
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
 
 
 def test_what_is_checked_in_is_what_is_served() -> None:
@@ -56,7 +65,7 @@ def test_every_operation_is_described(name: str) -> None:
     assert operation["description"]
     assert operation["tags"]
     for parameter in operation.get("parameters", []):
-        assert parameter["in"] == "path" or parameter["description"]
+        assert parameter["description"]
     if "requestBody" in operation:
         assert operation["requestBody"]["content"]["application/json"]["examples"]
     for status, response in operation["responses"].items():
@@ -67,6 +76,28 @@ def test_every_operation_is_described(name: str) -> None:
         fields = SCHEMA["components"]["schemas"][page]["properties"]
         assert {"object", "data", "has_more", "first_id", "last_id"} <= set(fields)
         assert {"after", "limit"} <= {parameter["name"] for parameter in operation["parameters"]}
+
+
+def sent(operation: Mapping[str, Any]) -> list[str]:
+    """Names of the schemas of an operation's successful answers; of a page, that of its items."""
+    found = []
+    for status, response in operation["responses"].items():
+        reference = response.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref")
+        if status[0] == "2" and reference is not None:
+            name = str(reference.rpartition("/")[2])
+            found.append(name.removeprefix("Page_").removesuffix("_") if name.startswith("Page_") else name)
+    return found
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_answer_has_an_example_that_is_one(name: str) -> None:
+    for schema in sent(OPERATIONS[name][2]):
+        whole = {"$ref": f"#/components/schemas/{schema}", "components": SCHEMA["components"]}
+        (example,) = SCHEMA["components"]["schemas"][schema]["examples"]
+        jsonschema.validate(example, whole)
+        assert set(example) == set(SCHEMA["components"]["schemas"][schema]["properties"])
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**example, next(iter(example)): {"planted": []}}, whole)
 
 
 def test_every_operation_has_an_id_of_its_own() -> None:
@@ -172,6 +203,7 @@ LIES = {
     "a status of its own": JSONResponse({}, status_code=418),
     "not JSON": PlainTextResponse("nothing"),
     "a fault": JSONResponse({}, status_code=500),
+    "without its header": problem(401, "unauthorized", "No key"),
 }
 
 

@@ -13,6 +13,7 @@ import h5py
 import pytest
 import redis
 from deployment import Deployment, deployment, files_of
+from scraping import check_attempts, check_pace, check_queue
 
 from helpers import eventually
 from regraft.ports import NullProgress
@@ -63,6 +64,7 @@ def lose_the_hint_of_convert(running: Deployment, job_id: str) -> None:
         assert broker.llen(CONVERT_P2) > 0
         broker.flushall()
         assert broker.llen(CONVERT_P2) == 0
+    check_queue(running, "convert")
 
 
 def check_results(running: Deployment, job: dict[str, Any]) -> None:
@@ -101,6 +103,8 @@ def test_a_train_stage_disturbed_again_and_again_ends_with_the_same_bits(
     job_id = running.submit(job)
     for number, (_, _, disturb) in enumerate(DISTURBANCES, start=1):
         await_checkpoint_of(running, job_id, number)
+        if number == 1:
+            check_pace(running, job_id)
         disturb(running)
     disturbed = running.await_end(job_id)
 
@@ -113,6 +117,7 @@ def test_a_train_stage_disturbed_again_and_again_ends_with_the_same_bits(
     assert running.losses(job_id) == losses
     messages = [event["message"] for event in running.client.events(job_id)]
     assert sum("going on from step" in message for message in messages) == len(DISTURBANCES)
+    check_attempts(running, job_id)
 
 
 def undisturbed(job: dict[str, Any], folder: Path) -> tuple[bytes, dict[int, float]]:

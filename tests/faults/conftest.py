@@ -52,16 +52,20 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
 
 
 @pytest.fixture
-def own_plant(own: Own, tmp_path: Path) -> Iterator[Plant]:
-    settings = Settings(
+def own_settings(own: Own, tmp_path: Path) -> Settings:
+    return Settings(
         home=tmp_path / "home",
         database_url=own.postgres.url,
         redis_url=own.valkey.url,
         allowed_roots="/",
         retry_seconds=0.1,
     ).model_copy(update=SHORT)
-    engine = make_engine(settings)
-    with plant_of(engine, settings) as made:
+
+
+@pytest.fixture
+def own_plant(own_settings: Settings) -> Iterator[Plant]:
+    engine = make_engine(own_settings)
+    with plant_of(engine, own_settings) as made:
         yield made
     engine.dispose()
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,9 +73,12 @@ class Plant:
         training = {"max_steps": steps, "batch_size": 8}
         return self.jobs.create(spec(training=training), priority=priority).id
 
-    def start_worker(self, settings: Settings | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, settings: Settings | None = None, *, within: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """`within`: what its command line begins with."""
         name, settings = f"worker-{len(self.workers)}", settings or self.settings
-        worker = self.spawn(name, [str(HERE / "fault_worker.py")], settings, **environment)
+        worker = self.spawn(name, [str(HERE / "fault_worker.py")], settings, within=within, **environment)
         self.workers.append(worker)
         self.homes.append(settings.home)
         return worker
@@ -94,13 +97,15 @@ class Plant:
 
         eventually(begun, seconds=60, what="the worker's heartbeat")
 
-    def spawn(self, name: str, program: list[str], settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, name: str, program: list[str], settings: Settings, *, within: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
         """A process of the plant with its log, which also ends when this process does."""
         values = {f"REGRAFT_{key.upper()}": str(value) for key, value in settings.model_dump().items()}
         path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self.settings.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *program],
+                [*within, sys.executable, *program],
                 env={**os.environ, **values, "PYTHONPATH": path, "FAULT_PARENT": str(os.getpid()), **environment},
                 stdout=log,
                 stderr=log,
@@ -213,19 +218,29 @@ class Plant:
 
 
 @contextmanager
-def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
-    """A plant with a dispatcher in a thread; everything is ended at the end."""
+def quiet_plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    """A plant without a dispatcher; everything is ended at the end."""
     settings.home.mkdir(parents=True, exist_ok=True)
     plant = Plant(engine, settings)
-    dispatcher = Dispatcher(Announcements(engine, settings), plant.broker)
-    thread = threading.Thread(target=dispatcher.run, daemon=True)
-    thread.start()
     try:
         yield plant
     finally:
-        dispatcher.stop.set()
         plant.stop()
-        thread.join(20)
+
+
+@contextmanager
+def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
+    """A plant with a dispatcher in a thread; everything is ended at the end."""
+    with quiet_plant_of(engine, settings) as plant:
+        dispatcher = Dispatcher(Announcements(engine, settings), plant.broker)
+        thread = threading.Thread(target=dispatcher.run, daemon=True)
+        thread.start()
+        try:
+            yield plant
+        finally:
+            dispatcher.stop.set()
+            plant.stop()
+            thread.join(20)
 
 
 def kill(pid: int) -> None:

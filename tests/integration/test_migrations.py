@@ -10,10 +10,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
-from helpers import eventually, spec
+from helpers import claimed, eventually, spec
 from regraft.errors import RegraftError
 from regraft.jobstore import Jobs, Leases, Outcome, Report, migrate
 from regraft.jobstore.engine import alembic_config
+from regraft.jobstore.history import finished_trainings
+from regraft.jobstore.reading import Reading
 from regraft.models import Base
 from regraft.settings import Settings
 
@@ -58,6 +60,28 @@ def test_an_upgrade_keeps_the_job_that_it_meets_and_the_job_goes_on(engine: Engi
     leases.finish(claim, Outcome(status="succeeded", result={"uri": "file:///x", "address": "x"}))
     assert leases.ready(["prepare", "convert"]) == [f"{job_id}.convert"]
     assert jobs.find(limit=9, labels={"team": "a"})[0][0].id == job_id
+
+
+def test_lists_are_the_same_before_and_after_the_indices_they_are_read_by(engine: Engine, settings: Settings) -> None:
+    """Before and after the newest migration, up and down, with stages that wait and a training that has ended."""
+    jobs, leases = Jobs(engine), Leases(engine, settings)
+    trained, waits = jobs.create(spec()).id, jobs.create(spec()).id
+    for name in ("prepare", "convert", "train"):
+        result = {"uri": "file:///x", "address": name, "parameters": 7}
+        held = claimed(leases, trained, name)
+        rate = {"name": "tokens_per_second", "step": 1, "value": 2.5, "tokens_seen": 4}
+        leases.report(held, Report(metrics=[rate] if name == "train" else []))
+        leases.finish(held, Outcome(status="succeeded", result=result))
+
+    def read() -> tuple[list[str], list[float]]:
+        rows, _ = Reading(engine).waiting(project="default", after=f"{waits}.convert", limit=9)
+        return [row.id for row in rows], [training.tokens_per_second for training in finished_trainings(engine)]
+
+    before = read()
+    assert before == ([f"{waits}.prepare", f"{trained}.evaluate"], [2.5])
+    for revision in ("0004", "head"):
+        (command.downgrade if revision == "0004" else command.upgrade)(alembic_config(engine), revision)
+        assert read() == before, revision
 
 
 def test_no_migration_takes_an_index_away_since_the_first_release(engine: Engine) -> None:

@@ -23,6 +23,7 @@ from helpers import claimed, spec
 from regraft.errors import FencedError
 from regraft.jobstore import Announcements, Jobs, Leases, Outcome, Report, Workers, make_engine
 from regraft.jobstore.advance import lock_job
+from regraft.jobstore.history import finished_trainings
 from regraft.jobstore.notices import watch
 from regraft.jobstore.reading import Reading
 from regraft.models import Job
@@ -170,6 +171,26 @@ def test_a_long_queue_is_read_by_the_index_whatever_the_parameters(engine: Engin
     # With the state as a parameter the server could not know that the index holds what is asked for.
     planted = ready.replace("status = 'ready'", "status = %(status)s")
     assert "stages_ready" not in plan_for_any_parameter(settings, planted)
+
+
+def test_a_page_of_what_waits_and_the_last_trainings_are_read_in_the_order_of_an_index(
+    engine: Engine, settings: Settings
+) -> None:
+    """However much waits, and however many jobs have not trained: nothing is sorted that is not sent."""
+    first = Jobs(engine).create(spec()).stages[0].id
+    with recorded(engine) as sent:
+        Reading(engine).waiting(project="default", after=None, limit=2)
+        Reading(engine).waiting(project="default", after=first, limit=2)
+        finished_trainings(engine)
+    top, place, page, trained = (plan_for_any_parameter(settings, statement) for statement in sent[:4])
+    assert "using stages_pkey" in place
+    for plan in (top, page):
+        assert "using stages_waiting" in plan
+        assert "Sort" not in plan
+    assert re.search(r"Index Cond: .*ROW\(available_at, id\) > ROW", page)
+    assert "Index Scan Backward using stages_trained" in trained
+    planted = sent[0].replace("status = 'ready'", "status = %(status)s")
+    assert "stages_waiting" not in plan_for_any_parameter(settings, planted)
 
 
 def test_an_announcement_that_is_repeated_keeps_the_stages_place(engine: Engine, settings: Settings) -> None:

@@ -42,6 +42,7 @@ DEFAULT_PROJECT = "default"
 # parameter, a plan that the server keeps for any parameter could not know that the index holds what is asked for.
 READY = "status = 'ready'"
 RUNNING = "status = 'running'"
+TRAINED = "name = 'train' AND status = 'succeeded'"
 WAITING = "status = 'queued' AND admitted_at IS NULL"
 UNFINISHED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
@@ -97,6 +98,8 @@ class Stage(OfProject, Base):
         Index("stages_announced", "announced_at", postgresql_where=text(READY)),  # 0.1's own; goes with 0.3
         Index("stages_announced_by_queue", "queue", "announced_at", postgresql_where=text(READY)),
         Index("stages_running", "id", postgresql_where=text(RUNNING)),
+        Index("stages_waiting", "project_id", "available_at", "id", postgresql_where=text(READY)),
+        Index("stages_trained", "finished_at", postgresql_where=text(TRAINED)),
         Index("stages_by_job", "job_id"),
     )
 

@@ -12,6 +12,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from regraft_api.answer_headers import headers_of
+from regraft_api.answers import answers
 from regraft_api.door import needed
 from regraft_api.problems import MEDIA_TYPE
 from regraft_api.schemas import Problem
@@ -62,6 +64,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= problem.pop("$defs") | {"Problem": problem | {"examples": [EXAMPLE]}}
+    for name, example in answers().items():
+        components["schemas"][name]["examples"] = [example]
     components["securitySchemes"] = {
         SCHEME: {"type": "http", "scheme": "bearer", "description": "A key made by `regraft keys create`."}
     }
@@ -88,4 +92,6 @@ def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     for status, response in responses.items():
         if (status[0] in "45" and status != "503") or (status == "503" and needs is not None):
             response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if (needs is not None or status[0] == "2") and (headers := headers_of(operation["operationId"], status)):
+            response["headers"] = headers
     operation["responses"] = dict(sorted(responses.items()))

@@ -66,10 +66,15 @@ class Progress(View):
     """How far a running stage has come."""
 
     step: int
+    """Steps done."""
     total_steps: int | None = None
+    """Null: not known yet."""
     tokens_seen: int | None = None
+    """By training, in all attempts."""
     percent: float | None = None
+    """Of this stage, 0 to 100."""
     seconds_left: float | None = None
+    """At the pace of the last steps; null: not known."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """The newest values."""
 
@@ -78,16 +83,26 @@ class AttemptView(View):
     """One try of a stage."""
 
     attempt: int
+    """Counts from 1 within its stage."""
     worker: str
+    """Who carried it out."""
     status: str
+    """`running`, `succeeded`, `cached`, `failed`, `cancelled`, `released`."""
     reason: str | None
+    """Why it did not succeed: stable, snake_case."""
     reason_class: str | None
+    """As of a job."""
     message: str | None
+    """The same in words."""
     detail: dict[str, Any] | None
+    """Field, value and remedy, where an error names them."""
     exit_status: int | None
+    """Of its process, if it ended by itself."""
     signal: int | None
+    """Number of the signal that ended its process."""
     started_at: datetime
     finished_at: datetime | None
+    """Null: it runs."""
 
     @classmethod
     def of(cls, row: Attempt) -> AttemptView:
@@ -102,13 +117,19 @@ class StageView(View):
     status: str
     """`pending`, `ready`, `running`, `cached`, `skipped`, `succeeded`, `failed`, `cancelled`."""
     reason: str | None = None
+    """Why it is not done, or how it stands while it runs: stable, snake_case."""
     reason_class: str | None = None
+    """As of a job."""
     message: str | None = None
+    """The same in words."""
     worker: str | None = None
+    """Who carries it out, or did last."""
     progress: Progress | None = None
+    """The newest that was reported; null before the first."""
     result: dict[str, Any] | None = None
     """What the stage handed back."""
     attempts: list[AttemptView] = Field(default_factory=list)
+    """The oldest first."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -127,9 +148,11 @@ class JobView(View):
     status: str
     """`queued`, `running`, `pausing`, `paused`, `cancelling`, `succeeded`, `failed`, `cancelled`."""
     reason: str | None = None
+    """Why it failed or was cancelled: stable, snake_case."""
     reason_class: str | None = None
     """`user_error`, `data_error`, `capacity`, `infrastructure`, `control_plane`, `limit`, `user_request`."""
     message: str | None = None
+    """The same in words."""
     percent: float
     """Of all stages; each counts the same."""
     priority: str
@@ -138,12 +161,14 @@ class JobView(View):
     warnings: list[str]
     """Accepted, but worth knowing."""
     stages: list[StageView]
+    """In the order in which they are carried out."""
     spec: dict[str, Any]
     """The job as it is run, every default filled in."""
     version: int = 1
     """Rises with each change by a user; also the ETag."""
     created_at: datetime
     started_at: datetime | None = None
+    """When its first stage was taken up."""
     finished_at: datetime | None = None
 
     @classmethod
@@ -194,11 +219,14 @@ class EventView(View):
     id: str
     """Rises by one within a job."""
     stage: str | None
+    """Null: about the job as a whole."""
     level: str
+    """`info`, `warn`, `error`."""
     type: str
     """`state`, `message`, or `condition`: how a running stage stands, when that has changed."""
     message: str
     data: dict[str, Any] | None
+    """The same for programs."""
     created_at: datetime
 
     @classmethod
@@ -213,12 +241,15 @@ class MetricView(View):
     object: Literal["job.metric"] = "job.metric"
     id: str
     stage: str
+    """Who measured it."""
     name: str
     """`train_loss`, `train_lr`, `train_grad_norm`, `val_loss`, ..."""
     step: int
     tokens_seen: int | None
+    """By training until then."""
     value: float
     attempt: int
+    """Who wrote it last; one that repeats a step overwrites."""
     created_at: datetime
 
     @classmethod

@@ -18,10 +18,14 @@ class CheckpointView(View):
     id: str
     job_id: str
     attempt: int
+    """Of the train stage, which published it."""
     step: int | None
     tokens_seen: int | None
+    """By training until then."""
     format: str
+    """`hf`, or a Cerebras release as `cs-1.8`."""
     uri: str
+    """Its folder."""
     state: str
     """`complete`, or `pruned` once retention has deleted it."""
     promoted: bool
@@ -29,6 +33,7 @@ class CheckpointView(View):
     parent_id: str | None
     """Of a promoted checkpoint: the one it was promoted from."""
     metrics: dict[str, float]
+    """Measured when it was made."""
     created_at: datetime
 
     @classmethod

@@ -56,9 +56,12 @@ class WorkerView(View):
 
     name: str
     service: str
+    """`worker`, `dataprep`."""
     version: str
     queues: list[str]
+    """It takes from."""
     offers: dict[str, Any]
+    """Targets with what is known of them, corpora it reads."""
     started_at: datetime
     seen_at: datetime
 
@@ -99,7 +102,9 @@ class QueueView(View):
 
     queue: str
     ready: int
+    """Stages that wait for a worker."""
     running: int
+    """Stages at work."""
     oldest_seconds: float
     """How long the stage that has waited longest could have been started."""
     workers: int
@@ -115,6 +120,7 @@ class WaitingView(View):
     stage: str
     queue: str
     available_at: datetime
+    """Since when it might have been started; ahead: it waits before it is tried again."""
 
     @classmethod
     def of(cls, row: Stage) -> WaitingView:

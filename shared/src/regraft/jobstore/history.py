@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Select, func, select, text
 from sqlalchemy.orm import Session
 
-from regraft.jobs import StageName, StageStatus
-from regraft.models import Job, Metric, Stage
+from regraft.jobs import StageName
+from regraft.models import TRAINED, Job, Metric, Stage
 from regraft.sizing import Finished
 from regraft.sizing.setup import Precision
 
@@ -18,13 +18,13 @@ NEWEST = 200
 RATE = "tokens_per_second"
 
 
-def finished_trainings(engine: Engine, *, target: str | None = None) -> list[Finished]:
-    """The newest trainings that succeeded, each with the median of the rates it reported.
+def finished_trainings(engine: Engine) -> list[Finished]:
+    """The trainings that succeeded last, each with the median of the rates it reported.
 
-    A job whose model is not known any more, or that reported no rate, is left out. `target`: only of this kind.
+    A job whose model is not known any more, or that reported no rate, is left out.
     """
     with Session(engine) as session:
-        found = session.execute(_newest(target)).all()
+        found = session.execute(_newest()).all()
         rates = _rates(session, [job_id for job_id, _ in found])
         converted = _converted(session, list(rates))
     return [
@@ -34,12 +34,11 @@ def finished_trainings(engine: Engine, *, target: str | None = None) -> list[Fin
     ]
 
 
-def _newest(target: str | None) -> Any:
-    statement = select(Job.id, Job.spec).join(Stage, Stage.job_id == Job.id)
-    statement = statement.where(Stage.name == StageName.TRAIN, Stage.status == StageStatus.SUCCEEDED)
-    if target is not None:
-        statement = statement.where(Job.spec["target"]["kind"].astext == target)
-    return statement.order_by(Job.seq.desc()).limit(NEWEST)
+def _newest() -> Select[str, dict[str, Any]]:
+    # First the stages, by their index: however many jobs there are, no more are looked at than are wanted.
+    last = select(Stage.job_id, Stage.finished_at).where(text(TRAINED))
+    newest = last.order_by(Stage.finished_at.desc()).limit(NEWEST).subquery()
+    return select(Job.id, Job.spec).join(newest, newest.c.job_id == Job.id).order_by(newest.c.finished_at.desc())
 
 
 def _rates(session: Session, jobs: list[str]) -> dict[str, float]:

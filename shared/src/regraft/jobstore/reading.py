@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, func, literal, null, select, text, tuple_, union_all
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from regraft.errors import NotFoundError
-from regraft.jobs import StageStatus
 from regraft.jobstore.cursors import place_of
 from regraft.models import READY, RUNNING, Artifact, Attempt, Job, Metric, Stage
 
@@ -117,13 +116,13 @@ class Reading:
         return [QueueDepth(queue, int(waits), int(runs), max(0.0, float(age or 0))) for queue, waits, runs, age in rows]
 
     def waiting(self, *, project: str, after: str | None, limit: int) -> tuple[list[Stage], bool]:
-        """Ready stages, those that have waited longest first.
+        """Ready stages without their attempts, those that have waited longest first.
 
         Raises:
             InvalidInputError: `after` is no stage of the project; it need not wait any more.
         """
         key = (Stage.available_at, Stage.id)
-        statement = select(Stage).where(Stage.status == StageStatus.READY, Stage.project_id == project)
+        statement = select(Stage).where(text(READY), Stage.project_id == project).options(lazyload(Stage.attempts))
         with Session(self._engine, expire_on_commit=False) as session:
             if after is not None:
                 last = place_of(session, key, Stage.id == after, Stage.project_id == project, cursor=after)

@@ -26,13 +26,14 @@ LARGEST = 2**53
 FOLLOW_SECONDS = 0.5
 TEXT = "text/plain; charset=utf-8"
 CONTENT = {TEXT: {"schema": {"type": "string"}}}
+Stage = Annotated[StageName, InPath(description="Which stage")]
 Attempt = Annotated[int | None, Query(ge=1, le=2**31, description="Which attempt; the newest if not given")]
 
 
 @router.get("/{stage}", operation_id="listJobLogLines", summary="Lines of a stage's output")
 def list_lines(
     job_id: JobId,
-    stage: StageName,
+    stage: Stage,
     call: Caller,
     attempt: Attempt = None,
     search: Annotated[
@@ -66,7 +67,7 @@ def list_lines(
 )
 def get_log(
     job_id: JobId,
-    stage: StageName,
+    stage: Stage,
     attempt: Annotated[int, InPath(ge=1, le=2**31, description="Number of the attempt")],
     call: Caller,
     follow: Annotated[bool, Query(description="Stay, and send what is written until the attempt has ended")] = False,
