@@ -1,6 +1,7 @@
 """POST /jobs against the least one could write, and against MLflow; what watchers cost it; how soon a job starts.
 
     python benchmarks/api.py [--mlflow FOLDER] [--requests 2000] [--watchers 500] [--starts 40]
+    python benchmarks/api.py --rounds 0 --starts 15      # how soon a job starts, and nothing else
 
 One Postgres, one process for each server, the load from this process over 32 connections. Regraft's request is
 authenticated, validated, idempotent and durable: job, stages, events, messages and key in one transaction. The other
@@ -115,7 +116,7 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
             path = f"{url}/api/2.0/mlflow/runs/create"
             rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
     engine.dispose()
-    return {name: best(found) for name, found in rows.items()} | {"start": starts}
+    return {name: best(found) for name, found in rows.items() if found} | {"start": starts}
 
 
 def best(found: list[dict[str, float]]) -> dict[str, float]:

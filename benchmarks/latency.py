@@ -1,6 +1,7 @@
 """How long until something happens: from a request to its process, and from a kill to the next step of training.
 
-    python benchmarks/latency.py [--kills 5] [--lease-seconds 30]      # `recovery`; `start` is in benchmarks/api.py
+    python benchmarks/latency.py [--kills 5] [--lease-seconds 30]      # `recovery`
+    python benchmarks/api.py --rounds 0 --starts 15      # `start`
 
 `start`: from `POST /jobs` to the first line of its stage process, through API, Postgres, dispatcher, Valkey, worker and
 claim; against bare Celery from `send_task` to the first line of its task, same broker, same pool, and against the start
@@ -20,12 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection
+from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 from celery import Celery
 from latency_double import BARE
 from sqlalchemy import Engine, text
@@ -44,6 +48,8 @@ from regraft.settings import Settings
 JOB = {"dataset": {"uri": "/data/corpus"}, "base_checkpoint": {"uri": "/models/base"}, "target": {"kind": "cpu"}}
 DOUBLE = Path(__file__).with_name("latency_double.py")
 WAIT_SECONDS = 120.0
+PAUSE_SECONDS = 0.9
+"""Between two starts: what was started last has ended, and all are asked after the same rest."""
 
 
 def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int) -> dict[str, Any]:
@@ -55,11 +61,16 @@ def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int
             stack.enter_context(_running([sys.executable, str(DOUBLE), role], environment))
         dispatcher = [sys.executable, "-m", "regraft", "serve", "dispatcher"]
         stack.enter_context(_running(dispatcher, environment))
-        client = stack.enter_context(httpx.Client(headers=headers, timeout=60))
+        api = urlsplit(url)
+        client = stack.enter_context(closing(HTTPConnection(str(api.hostname), api.port, timeout=60)))
         bare = Celery("bare", broker=settings.redis_url, set_as_current=False)
 
         def post() -> str:
-            return str(client.post(f"{url}/jobs", json=JOB).raise_for_status().json()["id"])
+            client.close()  # the server may have: it keeps no connection that rests for 5 s
+            client.request("POST", "/jobs", json.dumps(JOB), {"Content-Type": "application/json", **headers})
+            with client.getresponse() as answer:
+                assert answer.status == HTTPStatus.ACCEPTED, answer.read()
+                return str(json.load(answer)["id"])
 
         def send() -> str:
             name = f"bare-{next(numbers)}"
@@ -69,30 +80,30 @@ def start(settings: Settings, url: str, headers: dict[str, str], *, samples: int
         def spawn() -> str:
             name = f"own-{next(numbers)}"
             marked = {**os.environ, **environment, "REGRAFT_ATTEMPT": f"{name}.prepare"}
-            command = [sys.executable, "-m", "latency_double", "prepare"]
+            command = [sys.executable, "-P", "-m", "latency_double", "prepare"]
             subprocess.Popen(command, env=marked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             return name
 
-        pauses = {post: 2.0, send: 0.2, spawn: 0.2}  # seconds, in which what was started last has ended
-        took = {what.__name__: _times(what, notes, samples, pause=pause) for what, pause in pauses.items()}
-    middle = {name: round(1000 * statistics.median(seconds), 1) for name, seconds in took.items()}
+        took = _times((post, send, spawn), notes, samples)
+    ours, celery, child = (round(1000 * statistics.median(seconds), 1) for seconds in took)
     return {
-        "submit_to_child_ms": middle["post"],
-        "bare_celery_ms": middle["send"],
-        "child_alone_ms": middle["spawn"],
-        "without_the_child_times_celery": round((middle["post"] - middle["spawn"]) / middle["send"], 2),
+        "submit_to_child_ms": ours,
+        "bare_celery_ms": celery,
+        "child_alone_ms": child,
+        "without_the_child_times_celery": round((ours - child) / celery, 2),
     }
 
 
-def _times(what: Callable[[], str], notes: Path, samples: int, *, pause: float) -> list[float]:
-    seconds = []
-    for number in range(samples + 2):  # the first ones wait for imports and connections
-        time.sleep(pause * random.uniform(0.75, 1.25))
+def _times(starts: Sequence[Callable[[], str]], notes: Path, samples: int) -> list[list[float]]:
+    """Seconds until each has started: by turns and after equal pauses, for whatever has rested is slower at first."""
+    seconds: list[list[float]] = [[] for _ in starts]
+    for number, (took, start) in product(range(-2, samples), zip(seconds, starts, strict=True)):
+        time.sleep(PAUSE_SECONDS * random.uniform(0.75, 1.25))
         began = time.monotonic()
-        noted = notes / what()
+        noted = notes / start()
         _await(noted.exists, every=0.001)
-        if number >= 2:
-            seconds.append(float(noted.read_text()) - began)
+        if number >= 0:  # the first ones wait for imports and connections
+            took.append(float(noted.read_text()) - began)
     return seconds
 
 

@@ -329,11 +329,14 @@ def test_what_does_not_exist_is_said_so(jobs: Jobs) -> None:
         jobs.events("x", after=0, limit=1)
 
 
-@pytest.mark.parametrize("rest", [0.0, 600.0], ids=["tried first", "just used"])
+@pytest.mark.parametrize(
+    ("rest", "sleep"), [(0.0, 600.0), (600.0, 0.0), (600.0, 600.0)], ids=["looked at", "asked first", "just used"]
+)
 def test_connections_that_were_cut_are_made_anew(
-    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, rest: float
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, rest: float, sleep: float
 ) -> None:
     monkeypatch.setattr("regraft.jobstore.engine.REST_SECONDS", rest)
+    monkeypatch.setattr("regraft.jobstore.engine.SLEEP_SECONDS", sleep)
     url = f"{settings.database_url}&application_name=resting"
     resting = make_engine(settings.model_copy(update={"database_url": url}))
     for connection in [resting.connect() for _ in range(3)]:
@@ -343,7 +346,7 @@ def test_connections_that_were_cut_are_made_anew(
         other.execute(text(f"SELECT pg_terminate_backend(pid) {mine}"))
         other.commit()
         eventually(lambda: (other.rollback(), other.scalar(text(f"SELECT count(*) {mine}")))[1] == 0, what="the end")
-    if rest:
+    if min(rest, sleep):
         with pytest.raises(OperationalError):
             Jobs(resting).find(limit=1)
     assert [Jobs(resting).find(limit=1) for _ in range(4)] == [([], False)] * 4  # one error was enough for all

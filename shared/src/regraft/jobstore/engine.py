@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ UNREACHABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 # A network that swallows packets is noticed within seconds, not after TCP's quarter of an hour.
 TCP = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 10_000}
 REST_SECONDS = 1.0
+SLEEP_SECONDS = 30.0
+"""A network may have dropped a connection that was left alone for so long, and said so to neither end."""
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -44,8 +47,10 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
             remedy="Set it to postgresql://user:password@host/database, or use `regraft up`, which starts a server.",
         )
     # Text is asked for even of a database without an encoding, which hands out bytes: `migrate` can then refuse it.
-    engine = create_engine(url, pool_size=pool_size, connect_args={**TCP, "client_encoding": "utf8"})
-    _ping_after_a_rest(engine)
+    engine = create_engine(
+        url, pool_size=pool_size, pool_use_lifo=True, connect_args={**TCP, "client_encoding": "utf8"}
+    )
+    _look_after_a_rest(engine)
     limits = {"idle_in_transaction_session_timeout": settings.lease_seconds}
     if lock_seconds is not None:
         limits["lock_timeout"] = lock_seconds
@@ -60,10 +65,12 @@ def make_engine(settings: Settings, *, pool_size: int = 5, lock_seconds: float |
     return engine
 
 
-def _ping_after_a_rest(engine: Engine) -> None:
-    """Try a connection that was left alone before it is used; one that was just used is not worth a round trip.
+def _look_after_a_rest(engine: Engine) -> None:
+    """Look at a connection that was left alone before it is used; one that was just used is not worth it.
 
-    When a server restarts in between, whoever comes within the second gets the error, as in the middle of a call.
+    A server that has gone has closed its end, which is seen without asking it. Only where there is something to read,
+    or after a long time, is it asked: a round trip. When a server restarts in between, whoever comes within the second
+    gets the error, as in the middle of a call.
     """
 
     @event.listens_for(engine, "checkin")
@@ -72,11 +79,23 @@ def _ping_after_a_rest(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def _try(connection: Any, record: Any, _: Any) -> None:
-        if time.monotonic() - record.info.get("rests_since", math.inf) > REST_SECONDS:
+        rested = time.monotonic() - record.info.get("rests_since", math.inf)
+        if rested > SLEEP_SECONDS or (rested > REST_SECONDS and _has_word(connection)):
             try:
                 engine.dialect.do_ping(connection)
             except PsycopgError as error:
                 raise InvalidatePoolError from error  # the others are as old: SQLAlchemy makes new ones
+
+
+def _has_word(connection: Any) -> bool:
+    """Whether something has come on a connection that waits for nothing: its end, or a notice."""
+    try:
+        descriptor = connection.fileno()
+    except PsycopgError:
+        return True  # closed
+    looked = select.poll()
+    looked.register(descriptor, select.POLLIN)
+    return bool(looked.poll(0))
 
 
 def alembic_config(engine: Engine) -> Config:
