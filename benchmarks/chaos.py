@@ -45,6 +45,7 @@ from sqlalchemy import text  # noqa: E402
 
 from regraft.embedded import EmbeddedPostgres, EmbeddedValkey  # noqa: E402
 from regraft.jobstore import make_engine, migrate  # noqa: E402
+from regraft.processes import die_with  # noqa: E402
 from regraft.settings import Settings  # noqa: E402
 
 STEPS = 40
@@ -280,7 +281,8 @@ def _all(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """The seeds' rows, in the order in which they end."""
     # Processes that are started afresh: a server ends with the thread that started it.
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.parallel, mp_context=fresh) as pool:
+    ours = {"initializer": die_with, "initargs": (str(os.getpid()),)}  # a kill of this process leaves no stack behind
+    with ProcessPoolExecutor(options.parallel, mp_context=fresh, **ours) as pool:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         running = {pool.submit(run, seed, folder, faults=options.faults, jobs=options.jobs): seed for seed in seeds}
         for ended in as_completed(running):
