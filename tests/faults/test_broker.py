@@ -75,7 +75,7 @@ def test_a_worker_starts_without_a_broker_and_leaves_when_told(own: Own, own_pla
 def test_a_worker_killed_while_the_broker_is_away_is_replaced_from_another_machine(own: Own, own_plant: Plant) -> None:
     """Hints wait that nobody takes: leases are looked after all the same."""
     plant = own_plant
-    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    worker = plant.start_worker(FAULT_STEP_SECONDS="0.5")  # it has not ended before the other worker has begun
     job = plant.submit(steps=30)
     plant.await_step(job, 3)
     own.valkey.stop()

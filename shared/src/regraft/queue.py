@@ -63,6 +63,7 @@ def make_celery(settings: Settings, *, queues: Sequence[str] = ()) -> Celery:
             "socket_connect_timeout": 5,
             "socket_timeout": 10,
             "socket_keepalive": True,
+            "max_retries": 0,  # of who sends: kombu would try for six seconds to reach a broker that is not there
             "queue_order_strategy": "priority",
             "priority_steps": sorted(BROKER_PRIORITY.values()),
         },
