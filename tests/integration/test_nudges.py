@@ -109,9 +109,9 @@ def test_jobs_that_come_together_are_left_to_the_dispatcher(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nudges, "REST_SECONDS", 1.0)  # the second and the third come within it
-    with redis.Redis.from_url(settings.redis_url) as broker, ear(settings) as listener, api(settings) as client:
+    with ear(settings) as listener, api(settings) as client:
         client.post("/jobs", json=JOB)
-        eventually(lambda: broker.llen("convert\x06\x163") == 1, what="the first one's hints being sent")
+        eventually(lambda: waiting(engine) == 0, what="the first one's hints being sent")
         for _ in range(2):
             client.post("/jobs", json=JOB)
         assert [notice.channel for notice in listener.notifies(timeout=20, stop_after=1)] == [OUTBOX]

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
@@ -64,20 +63,13 @@ class Nudge:
             self._due.clear()
             jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
             try:
-                self._follow(jobs)
+                if len(jobs) != 1 or not self._send(jobs[0]):
+                    nudge(self._engine)
             except SQLAlchemyError as error:
                 log.warning("the dispatcher will find new jobs by itself: %s", error)
             except Exception:  # whatever it is, it is one job's: the next ones must not wait because of it
                 log.exception("the dispatcher will find new jobs by itself")
-
-    def _follow(self, jobs: Sequence[Accepted]) -> None:
-        """Send or tell, and rest. The outbox is tidied after that: a worker is claiming the job's stages meanwhile."""
-        alone = len(jobs) == 1 and self._send(jobs[0])
-        if not alone:
-            nudge(self._engine)
-        time.sleep(REST_SECONDS)
-        if alone:
-            sent(self._engine, jobs[0].messages)
+            time.sleep(REST_SECONDS)
 
     def _send(self, job: Accepted) -> bool:
         if not job.hints:
@@ -88,4 +80,5 @@ class Nudge:
         except (Broker.Unreachable, RedisError) as error:
             log.warning("the broker is unreachable, the dispatcher will try again: %s", error)
             return False
+        sent(self._engine, job.messages)
         return True
