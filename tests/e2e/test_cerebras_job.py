@@ -105,7 +105,7 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
     """One whose worker is killed, one that moves to the processor half way, and one on the processor: same weights."""
     job["training"] |= {"max_steps": 15, "evaluate": {"every_steps": 15, "at_start": False}}
     job["output"] = {"formats": ["hf"]}
-    with deployment(settings.model_copy(update={"hang_seconds": 10.0}), *ALL) as running:
+    with deployment(settings.model_copy(update={"hang_seconds": 20.0}), *ALL) as running:
         await_offer(running)
         with pytest.raises(InvalidInputError, match=r"target\.release"):
             running.submit(on_cluster(job, release="2.4"))
@@ -128,7 +128,7 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
         is_cancelled_once(running, job, appliance)
 
         # A day in the queue, longer than a lease and than a stage may be silent.
-        appliance.set(step_seconds_real=0.3, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 12)
+        appliance.set(step_seconds_real=0.3, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 24)
         moved = running.submit(on_cluster(job))
         eventually(lambda: step_of(running, moved) >= 5, seconds=120, what="a checkpoint")
         appliance.set(step_seconds_real=1.0)  # so that it does not end before it is told
