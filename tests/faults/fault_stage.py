@@ -113,6 +113,7 @@ def train(text: str, progress: Progress) -> Spec:
     if act := chosen_act(os.environ.get("FAULT_ACT", "")):
         ACTS[act](progress)
     steps = task.training.max_steps or 0
+    say_again(run, progress)
     step, state = newest(run)
     while step < steps:
         if progress.should_stop():
@@ -136,10 +137,19 @@ def chosen_act(acts: str) -> str | None:
     return None
 
 
+def say_again(run: Path, progress: Progress) -> None:
+    """As the real training does: of what a lost worker's process has published nobody may have heard."""
+    for folder in published(run):
+        progress.artifact("checkpoint", to_uri(folder), {"step": int(folder.name[5:])})
+
+
+def published(run: Path) -> list[Path]:
+    return [folder for folder in sorted(run.glob("step-*")) if is_published(folder)]
+
+
 def newest(run: Path) -> tuple[int, str]:
-    for folder in sorted(run.glob("step-*"), reverse=True):
-        if is_published(folder):
-            return int(folder.name[5:]), (folder / "state").read_text()
+    for folder in published(run)[::-1]:
+        return int(folder.name[5:]), (folder / "state").read_text()
     return 0, os.environ.get("FAULT_START", "")  # another start ends elsewhere: an error that a check must find
 
 
