@@ -144,6 +144,8 @@ class _Seed:
             self._start_worker()
         done, missed = self._strike(count)
         self.plant.struck()
+        if self.jobs:
+            self._ask()  # the others may have ended before the last fault; this one meets what it has left behind
         last = time.monotonic()
         violation = ""
         try:
