@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from appliance.board import Board, Job
 from appliance.control import Control
 from appliance.schema import release_of
+from regraft.processes import environments
 
 TESTS = Path(__file__).parents[1]
 _PROGRAM = """#!{python}
@@ -63,6 +65,15 @@ class Appliance:
         file = self.state / "calls.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
         return [words for line in lines if (words := json.loads(line)["words"])[: len(begin)] == list(begin)]
+
+    def clients(self) -> list[int]:
+        """The clients that run."""
+        program, found = str(self.client).encode(), []
+        for pid, _ in environments():
+            with suppress(OSError):  # it has ended meanwhile
+                if program in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
 
 def install(

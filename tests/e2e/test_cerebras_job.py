@@ -111,12 +111,13 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
             running.submit(on_cluster(job, release="2.4"))
         refused = is_refused_before_anything_is_prepared(running, job, appliance)
 
-        appliance.set(step_seconds_real=0.7)
+        appliance.set(hold_checkpoint=10)
         killed = running.submit(on_cluster(job, preflight="validate"))
         eventually(lambda: step_of(running, killed) >= 5, seconds=120, what="a checkpoint")
         running.kill("worker")
+        eventually(lambda: not appliance.clients(), seconds=60, what="the end of the client")
         (orphan,) = (found["id"] for found in appliance.jobs() if found["phase"] == "RUNNING")
-        appliance.set(step_seconds_real=0.0)
+        appliance.set(hold_checkpoint=0)
         running.start("worker")
         ended = running.await_end(killed)
         assert ended["status"] == "succeeded", ended["message"]
@@ -128,11 +129,11 @@ def test_a_job_on_a_cluster_is_a_job_like_any_other(
         is_cancelled_once(running, job, appliance)
 
         # A day in the queue, longer than a lease and than a stage may be silent.
-        appliance.set(step_seconds_real=0.3, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 24)
+        appliance.set(hold_checkpoint=10, queue_seconds_of={"execute": 86400.0}, speed=86400.0 / 24)
         moved = running.submit(on_cluster(job))
         eventually(lambda: step_of(running, moved) >= 5, seconds=120, what="a checkpoint")
-        appliance.set(step_seconds_real=1.0)  # so that it does not end before it is told
         running.client.act(moved, "pause")
+        appliance.set(hold_checkpoint=0, step_seconds_real=3.0)  # so that it does not end before it is told
         eventually(lambda: running.client.get_job(moved)["status"] == "paused", seconds=60, what="the pause")
         assert 5 < step_of(running, moved) < 15
         running.client.act(moved, "resume", body={"target": {"kind": "cpu"}})

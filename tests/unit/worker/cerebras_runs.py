@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 from appliance.install import Appliance, install
 from regraft.cerebrassite import CerebrasSite
 from regraft.ports import NullProgress
-from regraft.processes import environments
 from regraft.specs import AttemptRef, CerebrasTargetSpec, TrainResult, TrainTask
 from regraft.storage import local_path
 from regraft_worker.cerebras.train import train
@@ -110,13 +108,7 @@ class Cluster:
 
     def clients(self) -> list[int]:
         """Clients of the double that run."""
-        program = str(self.appliance.client).encode()
-        found = []
-        for pid, _ in environments():
-            with suppress(OSError):  # it has ended meanwhile
-                if program in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-        return found
+        return self.appliance.clients()
 
 
 def farthest(first: str | Path, second: str | Path) -> float:

@@ -52,9 +52,14 @@ def cluster(inputs: Path, tmp_path: Path) -> Cluster:
 
 
 def test_a_run_ends_with_the_weights_of_the_processor(cluster: Cluster, expected: TrainResult) -> None:
-    # Slow enough that no checkpoint is beyond the client's own retention before it is fetched, on a busy machine too.
-    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0, step_seconds_real=0.5)
-    said = Watched()
+    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0, hold_checkpoint=9)
+
+    def let_on(said: Watched) -> bool:
+        """None is beyond the client's own retention before it is fetched: 9 ends that of 3, and 12 that of 6."""
+        cluster.appliance.set(hold_checkpoint={0: 9, 1: 12}.get(len(said.checkpoints), 0))
+        return False
+
+    said = Watched(let_on)
     found = cluster.train(said, checkpoint={"every_steps": 3, "keep_last": 2})
     assert farthest(expected.uri, found.uri) < TOLERANCE
     assert found.train_loss == pytest.approx(expected.train_loss, abs=1e-5)
@@ -156,7 +161,7 @@ def test_a_checkpoint_of_another_step_is_refused(cluster: Cluster, expected: Tra
 
 def test_a_stop_interrupts_the_client_and_ends_its_jobs_once(cluster: Cluster) -> None:
     """The client does not heed SIGINT: csctl has to."""
-    cluster.appliance.set(sigint="ignored", step_seconds_real=0.4)
+    cluster.appliance.set(sigint="ignored", hold_checkpoint=6)
     cluster.site = cluster.site.model_copy(update={"interrupt_seconds": 0.5})
     with pytest.raises(InterruptedStageError):
         cluster.train(Watched(lambda said: "step-00000003" in said.checkpoints))
@@ -182,7 +187,7 @@ def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_save
     cluster: Cluster, expected: TrainResult
 ) -> None:
     """The supervisor was killed, the stage and the client with it; the cluster has not noticed yet."""
-    cluster.appliance.set(lease_seconds_real=300.0, step_seconds_real=0.05)
+    cluster.appliance.set(lease_seconds_real=300.0, hold_checkpoint=6)
     pid = os.fork()
     if pid == 0:
         try:
@@ -194,7 +199,7 @@ def test_leftovers_of_earlier_attempts_are_cancelled_by_label_and_what_they_save
     assert cluster.phases()[-1] == ("execute", "RUNNING")
     stranger = cluster.appliance.plant(seconds=1e6)
 
-    cluster.appliance.set(step_seconds_real=0.0, systems=3)
+    cluster.appliance.set(hold_checkpoint=0, systems=3)
     said = Watched()
     found = cluster.train(said, epoch=2)
     assert farthest(expected.uri, found.uri) < TOLERANCE
