@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from helpers import key_for, spec
 from inputs import NEOX, write_checkpoint_headers
@@ -280,6 +281,23 @@ def test_it_is_not_ready_without_its_storage(settings: Settings, tmp_path: Path)
     found = answer.json()
     assert (answer.status_code, found["checks"]["storage"]) == (503, "FileNotFoundError")
     assert (found["checks"]["database"], found["checks"]["broker"]) == ("ok", "ok")
+
+
+def test_a_request_that_rests_within_its_transaction_is_to_be_asked_again(settings: Settings, engine: Engine) -> None:
+    """After a lease the server ends the transaction: a process that is stopped must not hold a job's row."""
+    hasty, job = settings.model_copy(update={"lease_seconds": 0.2}), Jobs(engine).create(spec()).id
+
+    def rest(_: Any, __: Any, statement: str, *___: Any) -> None:
+        time.sleep(0.6 if "FOR NO KEY UPDATE" in statement else 0)
+
+    with TestClient(create_app(hasty), raise_server_exceptions=False, headers=key_for(settings)) as client:
+        event.listen(Engine, "after_cursor_execute", rest)
+        try:
+            response = client.post(f"/jobs/{job}/cancel")
+        finally:
+            event.remove(Engine, "after_cursor_execute", rest)
+        assert (response.status_code, response.headers.get("retry-after")) == (503, "5")
+        assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
 
 
 def test_servers_that_are_away_are_told_and_nothing_breaks(settings: Settings) -> None:

@@ -12,13 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from regraft.errors import ConflictError, NotFoundError, RegraftError
 from regraft.jobs import ReasonClass
-from regraft.jobstore import VersionError
+from regraft.jobstore import UNREACHABLE, VersionError
 from regraft.jobstore.creation import IN_FLIGHT
 from regraft.specs import JobSpec
 from regraft.specs.target import without_tags
@@ -34,8 +32,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RegraftError, _refused)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _unavailable)
-    app.add_exception_handler(PoolTimeoutError, _unavailable)
+    for away in UNREACHABLE:
+        app.add_exception_handler(away, _unavailable)
     app.add_exception_handler(Exception, _fault_of_ours)
 
 
