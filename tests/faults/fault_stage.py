@@ -4,6 +4,8 @@
 project's own storage, continues from the newest whole one, and notes each write in an audit file, so that a test can
 tell whether two processes ever wrote at a time, and whether the end is what an undisturbed run ends with. What goes
 wrong, and up to which attempt, is said by FAULT_ACT: `flood`, `hang@1`, or `memory@1,cuda@2` for one after the other.
+FAULT_HOLD=`6,12` holds the first attempt after step 6 and the second after step 12, alive and writing nothing, until it
+is let on (`Plant.let_on`), stopped or killed: what a test does to a training must not depend on how soon it does so.
 
 FAULT_STRACE=`train fsync:signal=KILL:when=1 fsync:error=EIO:when=2` lets strace inject the first of these into the
 first attempt at that stage, the second into the second. With FAULT_PREPARE=real a corpus is prepared as in production.
@@ -40,7 +42,9 @@ from regraft.storage import is_published, local_path, publish, to_uri
 
 STEP_SECONDS = float(os.environ.get("FAULT_STEP_SECONDS", "0.02"))
 SAVED_EVERY = 5
+FLOOD_BYTES = 40_000_000
 FLOOD_BYTES_PER_SECOND = 1e9 / 60
+LET_ON = "let_on"
 PR_SET_PTRACER = 0x59616D61
 EPOCH = int(os.environ.get("REGRAFT_ATTEMPT", "x:0:0:0").split(":")[1])
 
@@ -116,6 +120,7 @@ def train(text: str, progress: Progress) -> Spec:
     say_again(run, progress)
     step, state = newest(run)
     while step < steps:
+        hold(run, step, progress)
         if progress.should_stop():
             save(run, step, state, progress)
             raise InterruptedStageError("saved")
@@ -125,6 +130,8 @@ def train(text: str, progress: Progress) -> Spec:
         progress.step(step, {"train_loss": 1.0 / step}, total=steps, tokens=step)
         if step % SAVED_EVERY == 0 or step == steps:
             save(run, step, state, progress)
+    if FLOOD.ident:
+        FLOOD.join()  # whoever is held up in it is late
     return TrainResult(uri=to_uri(run / f"step-{step:08}"), step=step, tokens_seen=step, train_loss=1.0 / step)
 
 
@@ -135,6 +142,13 @@ def chosen_act(acts: str) -> str | None:
         if name and int(last or 1000) >= EPOCH:
             return name
     return None
+
+
+def hold(run: Path, step: int, progress: Progress) -> None:
+    """For as long as FAULT_HOLD says; whoever asks whether to stop is alive."""
+    held = os.environ.get("FAULT_HOLD", "").split(",")[EPOCH - 1 : EPOCH]
+    while held == [str(step)] and not (run / LET_ON).exists() and not progress.should_stop():
+        time.sleep(0.02)
 
 
 def say_again(run: Path, progress: Progress) -> None:
@@ -179,7 +193,7 @@ def export(text: str, progress: Progress) -> Spec:
 
 def flood(progress: Progress) -> None:
     """A gigabyte a minute beside the training: binary, in colours, a line of 4 MB, and a password in two pieces."""
-    threading.Thread(target=write_flood, daemon=True).start()
+    FLOOD.start()
 
 
 def write_flood() -> None:
@@ -188,7 +202,12 @@ def write_flood() -> None:
     for chunk in itertools.cycle([bytes(range(256)) * 400, b"\x1b[31mred\x1b[0m\n" * 8000, b"x" * 4_000_000 + b"\n"]):
         for piece in (chunk, secret[:5], secret[5:] + b"\n"):
             written += os.write(2, piece)
+        if written >= FLOOD_BYTES:
+            return
         time.sleep(max(0.0, began + written / FLOOD_BYTES_PER_SECOND - time.monotonic()))
+
+
+FLOOD = threading.Thread(target=write_flood, daemon=True)
 
 
 def deaf(progress: Progress) -> None:

@@ -18,13 +18,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fault_stage import final_state
+from fault_stage import LET_ON, final_state
 from sqlalchemy import Engine
 
 from helpers import eventually, spec
@@ -83,6 +83,10 @@ class Plant:
         self.homes.append(settings.home)
         return worker
 
+    def patient(self) -> Settings:
+        """For a worker that shall lose no lease, however little it gets of a busy machine."""
+        return self.settings.model_copy(update={"lease_seconds": 20.0})
+
     def elsewhere(self) -> Settings:
         """For a worker of another machine with the same storage, where of a death here only the lease tells."""
         home = self.settings.home.with_name("elsewhere")
@@ -117,6 +121,12 @@ class Plant:
 
     def await_step(self, job_id: str, step: int) -> None:
         eventually(lambda: (self.stage(job_id).progress or {}).get("step", 0) >= step, seconds=60, what="a step")
+
+    def let_on(self, *job_ids: str) -> None:
+        """The trainings that FAULT_HOLD holds, or would hold."""
+        for run in map(self._run, job_ids):
+            run.mkdir(parents=True, exist_ok=True)
+            (run / LET_ON).touch()
 
     def await_end(self, job_id: str, *, seconds: float = 60) -> Job:
         def ended() -> Job | None:
@@ -164,7 +174,7 @@ class Plant:
 
     def _one_writer(self, job: Job) -> None:
         """Neither on the disk nor in the tables comes an older attempt after a newer one."""
-        audit = self._run(job) / "audit"
+        audit = self._run(job.id) / "audit"
         written = [int(line.split()[0]) for line in audit.read_text().splitlines()] if audit.exists() else []
         artifacts, _ = self.jobs.artifacts(job.id, kinds=["checkpoint"], after=None, limit=500)
         for epochs in (written, [artifact.epoch for artifact in artifacts]):
@@ -173,12 +183,12 @@ class Plant:
 
     def _as_undisturbed(self, job: Job) -> None:
         """Every checkpoint is whole, and of the computation that nobody disturbed."""
-        for folder in self._run(job).glob("step-*"):
+        for folder in self._run(job.id).glob("step-*"):
             assert is_published(folder)
             assert (folder / "state").read_text() == final_state(int(folder.name[5:]))
 
-    def _run(self, job: Job) -> Path:
-        return local_path(self.settings.storage_root) / "jobs" / job.id / "train"
+    def _run(self, job_id: str) -> Path:
+        return local_path(self.settings.storage_root) / "jobs" / job_id / "train"
 
     def _nothing_is_left(self) -> None:
         eventually(lambda: not self.children(), seconds=self.patience, what="the end of every stage process")
@@ -244,7 +254,9 @@ def plant_of(engine: Engine, settings: Settings) -> Iterator[Plant]:
 
 
 def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+    """If its worker was killed it may have ended by itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def hold_for(seconds: float, *processes: int, what: Callable[[], Any] = lambda: None) -> None:

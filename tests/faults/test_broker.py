@@ -36,7 +36,7 @@ def test_a_worker_without_a_broker_keeps_its_work_finds_more_and_can_be_inspecte
     own: Own, own_plant: Plant
 ) -> None:
     plant = own_plant
-    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    worker = plant.start_worker(plant.patient(), FAULT_STEP_SECONDS="0.1")
     first = plant.submit(steps=20)
     plant.await_step(first, 2)
     own.valkey.stop()
@@ -75,7 +75,7 @@ def test_a_worker_starts_without_a_broker_and_leaves_when_told(own: Own, own_pla
 def test_a_worker_killed_while_the_broker_is_away_is_replaced_from_another_machine(own: Own, own_plant: Plant) -> None:
     """Hints wait that nobody takes: leases are looked after all the same."""
     plant = own_plant
-    worker = plant.start_worker(FAULT_STEP_SECONDS="0.5")  # it has not ended before the other worker has begun
+    worker = plant.start_worker(FAULT_HOLD="3")  # it has not ended before the other worker has begun
     job = plant.submit(steps=30)
     plant.await_step(job, 3)
     own.valkey.stop()
@@ -95,7 +95,7 @@ def test_a_worker_killed_while_the_broker_is_away_is_replaced_from_another_machi
 
 
 def test_a_silent_broker_delays_and_nothing_more(own: Own, own_plant: Plant) -> None:
-    own_plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    own_plant.start_worker(own_plant.patient(), FAULT_STEP_SECONDS="0.1")
     first = own_plant.submit(steps=20)
     own_plant.await_step(first, 2)
     with silent(own):
@@ -133,7 +133,7 @@ def iptables(*command: str) -> bool:
 def test_a_broker_at_its_memory_limit_delays_and_nothing_more(own: Own, own_plant: Plant, policy: str) -> None:
     """It refuses what a consumer writes when it takes a message, and what it writes when it starts."""
     plant = own_plant
-    running = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    running = plant.start_worker(plant.patient(), FAULT_STEP_SECONDS="0.1", FAULT_HOLD="2")
     first = plant.submit(steps=20)
     plant.await_step(first, 2)
     with redis.Redis.from_url(own.valkey.url) as broker:
@@ -145,6 +145,7 @@ def test_a_broker_at_its_memory_limit_delays_and_nothing_more(own: Own, own_plan
             plant.struck()
             starting = plant.start_worker()
             third = plant.submit(steps=5)
+            plant.let_on(first, second, third)
             plant.check(first, steps=20, within=WITHIN[20])
             plant.check(second, third, steps=5, within=WITHIN[20])
             log = plant.settings.home / "worker-1.log"
@@ -158,11 +159,12 @@ def test_a_broker_at_its_memory_limit_delays_and_nothing_more(own: Own, own_plan
 
 
 def test_maintenance_starts_nothing_and_stops_nothing(plant: Plant) -> None:
-    plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    plant.start_worker(FAULT_HOLD="2")
     running = plant.submit(steps=20)
     plant.await_step(running, 2)
     Operations(plant.engine).drain(True, note="new disks")
     waiting = plant.submit(steps=5, priority=Priority.P1)
+    plant.let_on(running, waiting)
     eventually(lambda: plant.stage(running).status == "succeeded", what="the running stage's end")
     assert plant.stage(waiting, "prepare").status == "ready"
     assert plant.stage(running, "evaluate").status == "ready"

@@ -54,8 +54,7 @@ def test_hdf5_that_is_cut_short_is_written_again_to_the_same_bytes(
     plant: Plant, dataset: dict[str, object], tmp_path: Path
 ) -> None:
     """The first attempt is killed while it writes, the second finds the disk full, the third ends as undisturbed."""
-    patient = plant.settings.model_copy(update={"hang_seconds": 60.0})  # strace makes it slow
-    plant.start_worker(patient, FAULT_PREPARE="real", FAULT_STRACE=RULES)
+    plant.start_worker(FAULT_PREPARE="real", FAULT_STRACE=RULES)
     plant.struck()
     job = plant.jobs.create(spec(dataset=dataset, training={"max_steps": 5, "batch_size": 8})).id
     plant.check(job, steps=5, within=min(WITHIN[7], WITHIN[8]))

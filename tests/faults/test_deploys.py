@@ -18,9 +18,9 @@ RUNNING = text("SELECT count(*) FROM stages WHERE status = 'running'")
 def test_a_deployment_that_replaces_every_worker_loses_nothing_that_was_saved(plant: Plant) -> None:
     """Each has its grace. One stage hears nothing, is killed in time, and goes on from its last checkpoint."""
     brief = plant.settings.model_copy(update={"stop_seconds": 2.0})
-    deaf = plant.start_worker(brief, FAULT_ACT="deaf@1", FAULT_STEP_SECONDS="0.05")
-    workers = [deaf, plant.start_worker(brief, FAULT_STEP_SECONDS="0.05")]
-    jobs = [plant.submit(steps=120) for _ in workers]
+    deaf = plant.start_worker(brief, FAULT_ACT="deaf@1", FAULT_HOLD="12")
+    workers = [deaf, plant.start_worker(brief, FAULT_HOLD="12")]
+    jobs = [plant.submit() for _ in workers]
     for job in jobs:
         plant.await_step(job, 12)
     for worker in workers:
@@ -35,7 +35,7 @@ def test_a_deployment_that_replaces_every_worker_loses_nothing_that_was_saved(pl
     plant.struck()
     for _ in workers:
         plant.start_worker()
-    plant.check(*jobs, steps=120, within=WITHIN[32])
+    plant.check(*jobs, within=WITHIN[32])
 
 
 def last_saved(plant: Plant, job: str) -> int:
@@ -44,7 +44,7 @@ def last_saved(plant: Plant, job: str) -> int:
 
 
 def test_a_worker_that_is_told_to_leave_twice_hands_its_stage_back(plant: Plant) -> None:
-    worker = plant.start_worker(FAULT_STEP_SECONDS="0.05")
+    worker = plant.start_worker(FAULT_HOLD="5")
     job = plant.submit()
     plant.await_step(job, 5)
     plant.struck()
@@ -81,7 +81,7 @@ def tell(worker: subprocess.Popen[bytes]) -> None:
 
 def test_a_job_that_the_next_version_cannot_read_fails_with_its_reason(plant: Plant) -> None:
     """It was running: what it had saved is kept."""
-    worker = plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    worker = plant.start_worker(FAULT_HOLD="12")
     job = plant.submit()
     plant.await_step(job, 12)
     worker.terminate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from bounds import WITHIN
-from fault_stage import FLOOD_BYTES_PER_SECOND
+from fault_stage import FLOOD_BYTES
 from plant import Plant
 
 from regraft.logparts import end_of, older_parts
@@ -19,13 +19,10 @@ def test_a_flood_of_output_neither_delays_the_stage_nor_fills_the_disk_nor_tells
     plant.await_step(job, 1)
     plant.struck()
     plant.check(job, within=WITHIN[47])
-    attempt = plant.stage(job).attempts[0]
-    assert attempt.finished_at is not None
     log = plant.settings.log_folder / job / "train-1.log"
     older = older_parts(log)
     parts = [log, *(path for _, path in older)]
     assert len(parts) == 5
     assert sum(part.stat().st_size for part in parts) < 6 << 20
     assert not any(secret.encode() in part.read_bytes() for part in parts)
-    seconds = (attempt.finished_at - attempt.started_at).total_seconds()
-    assert end_of(older) > FLOOD_BYTES_PER_SECOND * seconds / 4, "the flood was held up"
+    assert end_of(older) + log.stat().st_size > 0.99 * FLOOD_BYTES, "some of it was lost"

@@ -13,7 +13,7 @@ from regraft.jobstore import Leases
 
 
 def test_a_killed_stage_process_goes_on_from_its_checkpoint(plant: Plant) -> None:
-    plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    plant.start_worker(FAULT_HOLD="12")
     job = plant.submit()
     plant.await_step(job, 12)
     plant.struck()
@@ -29,10 +29,10 @@ def test_a_killed_worker_is_replaced_within_a_lease_and_a_sweep(plant: Plant) ->
     """First the worker alone, beside another of its machine, which knows it at once; then worker and stage process,
     and who is left is on another machine."""
     for _ in range(2):
-        plant.start_worker(FAULT_STEP_SECONDS="0.1")
+        plant.start_worker(FAULT_HOLD="6,12")
     job = plant.submit()
     plant.await_step(job, 2)
-    plant.await_worker(plant.start_worker(plant.elsewhere(), FAULT_STEP_SECONDS="0.1"))
+    plant.await_worker(plant.start_worker(plant.elsewhere(), FAULT_HOLD="6,12"))
     bounds = [after_a_failure(plant.settings), after_a_silence(plant.settings)]
     for count, within in enumerate(bounds, start=1):
         plant.await_step(job, 6 * count)
@@ -57,7 +57,7 @@ def worker_of(plant: Plant, job: str) -> subprocess.Popen[bytes]:
 
 def test_what_a_stage_started_elsewhere_is_ended_with_it_or_by_the_next_worker(plant: Plant) -> None:
     """A launcher's children have sessions of their own; killing the process group does not reach them."""
-    worker = plant.start_worker(FAULT_ACT="launcher", FAULT_STEP_SECONDS="0.2")
+    worker = plant.start_worker(FAULT_ACT="launcher", FAULT_HOLD="1")
     job = plant.submit(steps=10)
     plant.await_step(job, 1)
     assert len(plant.children()) == 2
@@ -109,7 +109,8 @@ def test_one_trainer_whatever_the_messages_say(plant: Plant) -> None:
 
 
 def test_a_hung_stage_process_is_killed_for_want_of_progress_not_of_heartbeats(plant: Plant) -> None:
-    plant.start_worker(FAULT_ACT="hang@1")
+    hasty = plant.settings.model_copy(update={"hang_seconds": 3.0})
+    plant.start_worker(hasty, FAULT_ACT="hang@1")
     job = plant.submit()
     eventually(lambda: plant.stage(job).status == "running", what="the stage that will hang")
     plant.struck()

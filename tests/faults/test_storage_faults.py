@@ -39,7 +39,7 @@ FAILING = ["fsync:error=EIO:when=2", "write:error=EIO:when=8"]
 @needs_strace
 def test_a_publication_cut_short_anywhere_is_made_again_and_the_last_whole_one_kept(plant: Plant) -> None:
     """One job, whose every attempt but the last meets a fault at another system call of a publication."""
-    patient = plant.settings.model_copy(update={"max_attempts": 100, "retry_max_seconds": 0.1, "hang_seconds": 60.0})
+    patient = plant.settings.model_copy(update={"max_attempts": 100, "retry_max_seconds": 0.1})
     rules = [*KILLED_AT, *FAILING]
     plant.start_worker(patient, FAULT_STRACE=" ".join(["train", *rules]), FAULT_STEP_SECONDS="0.001")
     plant.struck()
@@ -52,9 +52,9 @@ def test_a_publication_cut_short_anywhere_is_made_again_and_the_last_whole_one_k
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_from(plant: Plant) -> None:
-    plant.start_worker(FAULT_STEP_SECONDS="0.1")
+    plant.start_worker(FAULT_HOLD="12")
     job = plant.submit()
-    plant.await_step(job, 11)
+    plant.await_step(job, 12)
     plant.struck()
     os.kill(plant.children()[0], 9)
     run = Path(plant.settings.storage_root.removeprefix("file://")) / "jobs" / job / "train"

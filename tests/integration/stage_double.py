@@ -73,10 +73,10 @@ def crash_once(progress: Progress) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def ranks_that_hang(progress: Progress) -> None:
-    """For four seconds; a launcher waits for them."""
+def ranks_that_hang(progress: Progress, seconds: float = 600.0) -> None:
+    """A launcher waits for them."""
     child.ALIVE_SECONDS = 0.1
-    with subprocess.Popen(["sleep", "4"], stdout=subprocess.PIPE) as ranks:
+    with subprocess.Popen(["sleep", str(seconds)], stdout=subprocess.PIPE) as ranks:
         launch._relay(ranks, progress, stop=lambda: None)
 
 
@@ -88,7 +88,7 @@ def launcher_that_vouches_for_them(progress: Progress) -> None:
         return asked()
 
     progress.is_asked_to_stop = alive  # type: ignore[method-assign]  # the planted error
-    ranks_that_hang(progress)
+    ranks_that_hang(progress, seconds=4.0)
 
 
 ACTS = {

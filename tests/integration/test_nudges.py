@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -108,11 +109,13 @@ def test_without_a_broker_the_dispatcher_is_told_and_the_outbox_keeps_the_hints(
 def test_jobs_that_come_together_are_left_to_the_dispatcher(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nudges, "REST_SECONDS", 1.0)  # the second and the third come within it
+    rest = threading.Event()  # within which the second and the third come
+    monkeypatch.setattr(nudges, "time", SimpleNamespace(sleep=lambda _: rest.wait(30)))
     with ear(settings) as listener, api(settings) as client:
         client.post("/jobs", json=JOB)
         eventually(lambda: waiting(engine) == 0, what="the first one's hints being sent")
         for _ in range(2):
             client.post("/jobs", json=JOB)
+        rest.set()
         assert [notice.channel for notice in listener.notifies(timeout=20, stop_after=1)] == [OUTBOX]
     assert waiting(engine) == 4

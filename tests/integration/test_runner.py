@@ -96,10 +96,14 @@ def test_a_refusal_keeps_field_value_and_remedy(supervisor: Supervisor, jobs: Jo
     ("act", "reason"), [("ranks hang", "no_progress"), ("launcher vouches for ranks that hang", None)]
 )
 def test_a_launcher_whose_processes_hang_is_no_sign_of_life(
-    supervisor: Supervisor, jobs: Jobs, act: str, reason: str | None
+    supervisor: Supervisor, jobs: Jobs, act: str, reason: str | None, running: list[threading.Thread]
 ) -> None:
-    supervisor.settings = supervisor.settings.model_copy(update={"hang_seconds": 2.0})
-    assert run(supervisor, jobs, act).attempts[0].reason == reason
+    job = job_that(jobs, act)
+    thread = in_background(supervisor, job, running)
+    eventually(lambda: prepare_of(jobs, job).progress, what="the first word")  # before which nothing is asked of it
+    supervisor.settings.hang_seconds = 2.0
+    thread.join(30)
+    assert prepare_of(jobs, job).attempts[0].reason == reason
 
 
 @pytest.mark.parametrize(
