@@ -116,7 +116,16 @@ def measure(settings: Settings, given: argparse.Namespace, folder: Path) -> dict
             path = f"{url}/api/2.0/mlflow/runs/create"
             rows["mlflow"] = [asyncio.run(load(path, lambda _: start, given.requests // 4, {}))]
     engine.dispose()
-    return {name: best(found) for name, found in rows.items() if found} | {"start": starts}
+    found = {name: best(found) for name, found in rows.items() if found} | {"start": starts}
+    if given.rounds and given.watchers:
+        found["watchers_cost_percent"] = cost(rows["watchers_0"], rows[f"watchers_{given.watchers}"])
+    return found
+
+
+def cost(without: list[dict[str, float]], watched: list[dict[str, float]]) -> float:
+    """The median over rounds, each against its neighbour, since the pace of the machine drifts meanwhile."""
+    rate = "requests_per_second"
+    return round(100 * (1 - statistics.median(b[rate] / a[rate] for a, b in zip(without, watched, strict=True))), 1)
 
 
 def best(found: list[dict[str, float]]) -> dict[str, float]:

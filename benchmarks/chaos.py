@@ -86,7 +86,8 @@ def run(seed: int, folder: Path, *, faults: int, jobs: int) -> dict[str, Any]:
 
 @contextmanager
 def _plant(settings: Settings) -> Iterator[Plant]:
-    engine = make_engine(settings)
+    # Who looks on is starved by many stacks, too: its own transactions may rest for longer than a lease of theirs.
+    engine = make_engine(Settings(database_url=settings.database_url))
     migrate(engine)
     plant = Plant(engine, settings)
     try:

@@ -191,12 +191,14 @@ def _drain(fleet: Fleet, options: argparse.Namespace, *, beat_ms: float) -> None
 def _played(url: str, options: argparse.Namespace) -> tuple[list[Share], Share]:
     """What the players did, and the hearts of their workers."""
     context = multiprocessing.get_context("spawn")
-    out, beaten, done = context.Queue(), context.Queue(), context.Event()
+    out, beaten, begun, done = context.Queue(), context.Queue(), context.Event(), context.Event()
     shares = [Share(number=number, seconds=options.seconds) for number in range(options.processes)]
     players = [context.Process(target=play, args=(url, share, out)) for share in shares]
-    heart = context.Process(target=beats, args=(url, Share(workers=options.workers), done, beaten))
+    heart = context.Process(target=beats, args=(url, Share(workers=options.workers), begun, done, beaten))
     dispatcher = context.Process(target=dispatch, args=(url, done))
-    for process in (*players, heart, dispatcher):
+    heart.start()
+    begun.wait(60)  # a small queue is empty before a process has begun
+    for process in (*players, dispatcher):
         process.start()
     shares = [out.get() for _ in players]
     done.set()

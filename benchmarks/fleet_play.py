@@ -58,7 +58,7 @@ def play(url: str, share: Share, out: Queue[Share]) -> None:
     out.put(share)
 
 
-def beats(url: str, share: Share, done: Event, out: Queue[Share]) -> None:
+def beats(url: str, share: Share, begun: Event, done: Event, out: Queue[Share]) -> None:
     """Each worker's heartbeat, one after the other, every `BEAT_SECONDS` or as often as it can be."""
     engine = make_engine(Settings(database_url=url))
     workers, started, cpu = Workers(engine), time.perf_counter(), time.process_time()
@@ -66,6 +66,7 @@ def beats(url: str, share: Share, done: Event, out: Queue[Share]) -> None:
         while share.beats < (time.perf_counter() - started) / BEAT_SECONDS * share.workers and not done.is_set():
             timed(share, "heartbeat", lambda: beat(workers, f"w-{share.beats % share.workers}"))
             share.beats += 1
+            begun.set()
     share.cpu = time.process_time() - cpu
     engine.dispose()
     out.put(share)
