@@ -258,7 +258,7 @@ def test_a_failure_says_who_can_mend_it(asked: dict[str, object], reason: str, c
 
 def test_a_client_that_dies_in_a_checkpoint_leaves_nothing_that_counts(inputs: Path, tmp_path: Path) -> None:
     """Release 2.4 writes in place: half a file lies there under its final name."""
-    cluster = Cluster(tmp_path, inputs, release="2.4", die_in_checkpoint=6, lease_seconds_real=1.0)
+    cluster = Cluster(tmp_path, inputs, release="2.4", die_in_checkpoint=6, lease_seconds_real=300.0)
     said = Watched()
     with pytest.raises(ApplianceError, match="signal 9") as caught:
         cluster.train(said)
