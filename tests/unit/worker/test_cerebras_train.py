@@ -52,11 +52,16 @@ def cluster(inputs: Path, tmp_path: Path) -> Cluster:
 
 
 def test_a_run_ends_with_the_weights_of_the_processor(cluster: Cluster, expected: TrainResult) -> None:
-    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0, hold_checkpoint=9)
+    cluster.appliance.set(split_lines=True, compile_seconds=1e6, queue_seconds=1e6, hold_checkpoint=9)
+    waits = {"waiting_for_appliance": "queue_seconds", "compiling": "compile_seconds"}
 
     def let_on(said: Watched) -> bool:
-        """None is beyond the client's own retention before it is fetched: 9 ends that of 3, and 12 that of 6."""
-        cluster.appliance.set(hold_checkpoint={0: 9, 1: 12}.get(len(said.checkpoints), 0))
+        """It waits, and compiles, until that was seen.
+
+        None is beyond the client's own retention before it is fetched: 9 ends that of 3, and 12 that of 6.
+        """
+        seen = {wait: 0.0 for reason, wait in waits.items() if reason in said.reasons}
+        cluster.appliance.set(hold_checkpoint={0: 9, 1: 12}.get(len(said.checkpoints), 0), **seen)
         return False
 
     said = Watched(let_on)
