@@ -51,6 +51,13 @@ def eventually(condition: Callable[[], object], *, seconds: float = 30.0, what: 
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
+def plant(folder: Path, script: str) -> Path:
+    """A folder for PYTHONPATH with what every process is to do as it starts."""
+    (folder / "planted").mkdir()
+    (folder / "planted" / "sitecustomize.py").write_text(script)
+    return folder / "planted"
+
+
 def children(pid: int) -> list[int]:
     """Processes that a process has started, whichever of its threads did; the last one last."""
     found: list[int] = []

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from corpus_formats import write_jsonl
-from helpers import hands, has_origin, origins
+from helpers import hands, has_origin, origins, plant
 from regraft.errors import InvalidDataError
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.encoders import Encoded, GigatokenEncoder
@@ -240,13 +240,6 @@ def test_wrong_ids_in_one_of_several_processes(
     assert "made again from its start, by tokenizers alone" in done.communicate(timeout=60)[0]
     assert done.returncode == 0
     assert files_of(str(next((tmp_path / "out").iterdir()))) == alone
-
-
-def plant(folder: Path, script: str) -> Path:
-    """A folder for PYTHONPATH with what every process is to do as it starts."""
-    (folder / "planted").mkdir()
-    (folder / "planted" / "sitecustomize.py").write_text(script)
-    return folder / "planted"
 
 
 def test_where_everything_has_threads_one_process_does_all(
