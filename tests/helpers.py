@@ -51,6 +51,13 @@ def eventually(condition: Callable[[], object], *, seconds: float = 30.0, what: 
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
+def plant(folder: Path, script: str) -> Path:
+    """A folder for PYTHONPATH with what every process is to do as it starts."""
+    (folder / "planted").mkdir()
+    (folder / "planted" / "sitecustomize.py").write_text(script)
+    return folder / "planted"
+
+
 def children(pid: int) -> list[int]:
     """Processes that a process has started, whichever of its threads did; the last one last."""
     found: list[int] = []
@@ -62,14 +69,17 @@ def children(pid: int) -> list[int]:
 
 def hands(pid: int) -> list[int]:
     """Those of a data preparation that runs in process `pid`: forked from the one that it has started for them."""
-    return [
-        hand for origin in children(pid) if b"regraft_dataprep.origin" in _command(origin) for hand in children(origin)
-    ]
+    return [hand for origin in origins(pid) for hand in children(origin)]
+
+
+def origins(pid: int) -> list[int]:
+    """The process that hands are forked from, if process `pid` has one now; it may have other children."""
+    return [child for child in children(pid) if b"regraft_dataprep.origin" in _command(child)]
 
 
 def has_origin(pid: int) -> bool:
     """True when a data preparation in process `pid` has left a process behind."""
-    return any(b"regraft_dataprep.origin" in _command(child) for child in children(pid))
+    return bool(origins(pid))
 
 
 def _command(pid: int) -> bytes:

@@ -155,9 +155,8 @@ class Client:
         self.log.info("Initiating a new compile wsjob against the cluster server.")
         job = self._submit("compile", systems=0)
         cached = self.control.state / "compiled" / self.settings.compile_dir / compile_key(self.content)
-        seconds = 0.0 if cached.exists() else self.control.read()["compile_seconds"]
-        end = self.control.now() + seconds
-        while self.control.now() < end:
+        began, known = self.control.now(), cached.exists()
+        while not known and self.control.now() < began + self.control.read()["compile_seconds"]:
             self.check_job(job)
             time.sleep(_TICK)
         self._fail_if_asked("compile")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from corpus_formats import write_jsonl
-from helpers import children, hands, has_origin
+from helpers import hands, has_origin, origins, plant
 from regraft.errors import InvalidDataError
 from regraft.specs.stages import PrepareTask
 from regraft_dataprep.encoders import Encoded, GigatokenEncoder
@@ -151,19 +151,29 @@ def test_a_unit_that_kills_twice_fails_the_run_and_what_is_done_is_kept(
 
 
 def test_the_process_that_hands_are_forked_from_is_replaced_with_them(
-    stories: Path, alone: dict[str, str], tokenizer_dir: Path, tmp_path: Path, make_recorder: Any
+    stories: Path,
+    alone: dict[str, str],
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    make_recorder: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("WARNING")
     killed: list[int] = []
+    seen: set[int] = set()
 
     def kill(number: int) -> bool:
+        seen.update(origins(os.getpid()))
         if not killed and hands(os.getpid()):
-            killed.extend(pid for pid in children(os.getpid()) if children(pid))
+            killed.extend(origins(os.getpid()))
             os.kill(killed[0], signal.SIGKILL)
         return False
 
     spec = task(stories, tokenizer_dir, tmp_path, **EVERYTHING)
     result = prepare(spec, make_recorder(kill), resources=Resources(processes=2, part_bytes=2_000))
-    assert killed
+    assert len(killed) == 1
+    assert any("ended with status -9" in record.getMessage() for record in caplog.records)
+    assert len(seen) == 2, "another one has taken its place"
     assert files_of(result.uri) == alone
     assert not has_origin(os.getpid())
 
@@ -230,13 +240,6 @@ def test_wrong_ids_in_one_of_several_processes(
     assert "made again from its start, by tokenizers alone" in done.communicate(timeout=60)[0]
     assert done.returncode == 0
     assert files_of(str(next((tmp_path / "out").iterdir()))) == alone
-
-
-def plant(folder: Path, script: str) -> Path:
-    """A folder for PYTHONPATH with what every process is to do as it starts."""
-    (folder / "planted").mkdir()
-    (folder / "planted" / "sitecustomize.py").write_text(script)
-    return folder / "planted"
 
 
 def test_where_everything_has_threads_one_process_does_all(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,24 @@ import pytest
 from tokenizers import pre_tokenizers
 from typer.testing import CliRunner
 
+from helpers import children, eventually, plant
 from regraft.cli import make_app
 from regraft.hdf5 import read_rows, read_shard_info
 
 EOS, LENGTH, FILES = 256, 16, 5
+HELD = 10
+HOLD = f"""
+import time
+from regraft_dataprep.reference.writer import RecordWriter
+
+def held(self):
+    while self.files >= {HELD}:
+        time.sleep(0.05)
+    finish(self)
+
+finish, RecordWriter.finish = RecordWriter.finish, held
+"""
+"""In a process: no more files than that, and no end."""
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -92,13 +106,17 @@ def test_a_killed_run_goes_on_to_the_arrays_of_an_undisturbed_one(tmp_path: Path
     whole, output = tmp_path / "whole", tmp_path / "killed"
     params = run(words, output=whole, processes=2)
     extra = ["--output_dir", str(output), "--processes", "2"]
-    child = subprocess.Popen([sys.executable, "-m", "regraft.cli", *words, *extra], stderr=subprocess.DEVNULL)
-    wait_for_files(child, output, number=5)
+    environment = {**os.environ, "PYTHONPATH": str(plant(tmp_path, HOLD))}
+    command = [sys.executable, "-m", "regraft.cli", *words, *extra]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+    eventually(lambda: child.poll() is not None or len(arrays(output)) == 2 * HELD, seconds=60, what="the files")
+    pids = children(child.pid)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    wait_until_quiet(output)
-    before = set(arrays(output))
-    assert 5 <= len(before) < len(arrays(whole))
+    # Its children end with the parent, but not in the same instant.
+    eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), what="their end")
+    assert len(pids) >= 2
+    assert len(arrays(output)) == 2 * HELD < len(arrays(whole))
     assert not (output / "data_params.json").exists()
     resumed = run(words, output=output, processes=2, resume=True)
     np.testing.assert_equal(arrays(output), arrays(whole))
@@ -107,18 +125,3 @@ def test_a_killed_run_goes_on_to_the_arrays_of_an_undisturbed_one(tmp_path: Path
     for number in range(2):
         name = f"checkpoint_{number}.txt"
         assert (output / name).read_text() == (whole / name).read_text()
-
-
-def wait_for_files(child: subprocess.Popen[bytes], folder: Path, *, number: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.h5"))) < number:
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def wait_until_quiet(folder: Path) -> None:
-    """Its children end with the parent, but not in the same instant."""
-    last: set[Path] = set()
-    while last != (last := set(folder.iterdir())):
-        time.sleep(0.3)

@@ -132,10 +132,11 @@ def test_a_stop_of_a_client_that_hangs_leaves_a_job_that_is_cancelled_exactly_on
     cluster.site = cluster.site.model_copy(update={"interrupt_seconds": 0.2})
 
     def hangs(said: Watched) -> bool:
-        away = any(reason == "appliance_unreachable" for reason, _ in said.conditions)
-        if away:
+        """Not before the client has started: it would not."""
+        stop = "appliance_unreachable" in said.reasons and SAVED[0] in said.checkpoints
+        if stop:
             cluster.appliance.set(csctl="hang")
-        return away and SAVED[0] in said.checkpoints
+        return stop
 
     said = Watched(hangs)
     with pytest.raises(InterruptedStageError):
@@ -146,8 +147,11 @@ def test_a_stop_of_a_client_that_hangs_leaves_a_job_that_is_cancelled_exactly_on
     assert cluster.phases()[-1] == ("execute", "RUNNING")
     (orphan,) = (job["id"] for job in cluster.appliance.jobs() if job["phase"] == "RUNNING")
 
+    cluster.appliance.set(csctl="unavailable")
+    cluster.site = cluster.site.model_copy(update={"ask_seconds": 10.0})
+
     def back(said: Watched) -> bool:
-        if silences(said) >= 1:
+        if "appliance_unreachable" in said.reasons:
             cluster.appliance.set(reachable=True, csctl="ok")
         started = len(cluster.appliance.jobs()) > 2
         return started or any("was left over" in text for text, _ in said.events)

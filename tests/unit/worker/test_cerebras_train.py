@@ -52,11 +52,16 @@ def cluster(inputs: Path, tmp_path: Path) -> Cluster:
 
 
 def test_a_run_ends_with_the_weights_of_the_processor(cluster: Cluster, expected: TrainResult) -> None:
-    cluster.appliance.set(split_lines=True, compile_seconds=1.0, queue_seconds=1.0, hold_checkpoint=9)
+    cluster.appliance.set(split_lines=True, compile_seconds=1e6, queue_seconds=1e6, hold_checkpoint=9)
+    waits = {"waiting_for_appliance": "queue_seconds", "compiling": "compile_seconds"}
 
     def let_on(said: Watched) -> bool:
-        """None is beyond the client's own retention before it is fetched: 9 ends that of 3, and 12 that of 6."""
-        cluster.appliance.set(hold_checkpoint={0: 9, 1: 12}.get(len(said.checkpoints), 0))
+        """It waits, and compiles, until that was seen.
+
+        None is beyond the client's own retention before it is fetched: 9 ends that of 3, and 12 that of 6.
+        """
+        seen = {wait: 0.0 for reason, wait in waits.items() if reason in said.reasons}
+        cluster.appliance.set(hold_checkpoint={0: 9, 1: 12}.get(len(said.checkpoints), 0), **seen)
         return False
 
     said = Watched(let_on)
@@ -258,7 +263,7 @@ def test_a_failure_says_who_can_mend_it(asked: dict[str, object], reason: str, c
 
 def test_a_client_that_dies_in_a_checkpoint_leaves_nothing_that_counts(inputs: Path, tmp_path: Path) -> None:
     """Release 2.4 writes in place: half a file lies there under its final name."""
-    cluster = Cluster(tmp_path, inputs, release="2.4", die_in_checkpoint=6, lease_seconds_real=1.0)
+    cluster = Cluster(tmp_path, inputs, release="2.4", die_in_checkpoint=6, lease_seconds_real=300.0)
     said = Watched()
     with pytest.raises(ApplianceError, match="signal 9") as caught:
         cluster.train(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from cluster_stages import POD, TASK
 
 from helpers import eventually, spec
 from kubernetes_double import Double, kubernetes_double
+from regraft.errors import InterruptedStageError
 from regraft.jobs import StageName
 from regraft.plan import task_for
 from regraft.ports import Level, NullProgress
@@ -43,6 +45,11 @@ class Said(NullProgress):
 
     def condition(self, reason: str, message: str) -> None:
         self.conditions.append(reason)
+
+    @property
+    def told(self) -> list[str]:
+        """What the pod has said."""
+        return [message for message, data in self.events if not data]
 
     def await_event(self, text: str) -> None:
         eventually(lambda: any(message == text for message, _ in self.events), what=text)
@@ -76,13 +83,15 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
 
 @pytest.mark.parametrize("planted", ["", "a pod that waits counts as silent"])
 def test_a_pod_that_waits_for_a_node_is_not_hung(double: Double, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
+    monkeypatch.setattr(ending, "_LATE_SECONDS", 60.0)
     if planted:
         monkeypatch.setattr(output, "_TELLS", ("Pending", "Running"))
     double.has_room = False
     said = Said()
     with running(said, devices=1) as ended:
         # A look at its log each second: longer than a pod may be silent.
-        eventually(lambda: double.requests.count(("GET", "pods/log")) >= 4 or ended.done(), what="four looks")
+        looks = lambda: 0 if planted else double.requests.count(("GET", "pods/log"))  # noqa: E731
+        eventually(lambda: looks() >= 4 or ended.done(), what="four looks")
         assert ended.done() is bool(planted)
         double.has_room = True
         with pytest.raises(HungError):
@@ -129,6 +138,55 @@ def check_word(said: Said, double: Double) -> None:
     assert data["nodes"] == ["node-0"]
     assert "out-of-service" in text
     assert f"{data['pods'][0]} on node-0" in text  # type: ignore[index]
+
+
+class Leaves(Said):
+    """Leaves once a text was told and all that the pod says was read, after so many further looks at that."""
+
+    def __init__(self, text: str, read: threading.Event, *, looks: int) -> None:
+        super().__init__()
+        self.text, self.read, self.looks = text, read, looks
+
+    def should_stop(self) -> bool:
+        if self.text not in self.told:
+            return False
+        Path("go").touch()
+        assert self.read.wait(30)
+        self.looks -= 1
+        return self.looks < 0
+
+    def may_leave(self) -> bool:
+        return True
+
+
+def test_what_was_read_and_not_handed_on_when_a_worker_leaves_is_told_by_the_next(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes between the last look and the mark on the Job; and a result, which is told only at the Job's end."""
+    monkeypatch.setenv("REGRAFT_HANG_SECONDS", "60")
+    monkeypatch.chdir(tmp_path)
+    template, there = yaml.safe_load(Path("pod.yaml").read_text()), HERE.replace("here", "there")
+    result = f"echo '{MARK}{json.dumps({'type': 'result', 'result': {'n': 1}})}'; echo all of it"
+    script = [f"echo '{MARK}{HERE}'", until("go"), f"echo '{MARK}{there}'", result, until("end")]
+    template["spec"]["containers"][0]["command"] = ["sh", "-c", "; ".join(script)]
+    Path("pod.yaml").write_text(yaml.safe_dump(template))
+    marked, read = output.said, threading.Event()
+    monkeypatch.setattr(output, "said", lambda text: read.set() if text == "all of it" else marked(text))
+
+    first, second, third = Leaves("here", read, looks=0), Leaves("there", read, looks=1), Said()
+    for leaves in (first, second):
+        with running(leaves, devices=1) as ended, pytest.raises(InterruptedStageError):
+            ended.result(60)
+        read.clear()
+    Path("end").touch()
+    with running(third, devices=1) as ended:
+        assert ended.result(60) == {"n": 1}
+    assert [first.told, second.told, third.told] == [["here"], ["there"], []], "nothing is lost, nothing told twice"
+
+
+def until(name: str) -> str:
+    """In a shell: wait for a file."""
+    return f"until [ -e {name} ]; do sleep 0.05; done"
 
 
 def attempt(epoch: int, *, version: type[TrainTask] = TrainTask, **changes: Any) -> str:

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,8 +171,16 @@ def test_host_buffers_are_copies_that_are_used_again() -> None:
 def test_a_copy_that_takes_long_still_holds_the_values_of_its_step(
     planted: bool, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    changed = threading.Event()
+
+    class _Steps(Recorder):
+        def step(self, step: int, *args: Any, **options: Any) -> None:
+            super().step(step, *args, **options)
+            if step == 4:
+                changed.set()
+
     def slowly(pairs: Any, computed: Any) -> None:
-        time.sleep(0.2)  # many steps of this model
+        changed.wait(30 if planted else 0.2)  # in vain, where the weights are changed only after this
         copied(pairs, computed)
 
     loop.train(task(inputs, tmp_path / "undisturbed"))
@@ -184,7 +191,7 @@ def test_a_copy_that_takes_long_still_holds_the_values_of_its_step(
         training = threading.current_thread()
         impatient = lambda self: 0.0 if threading.current_thread() is training else wait(self)  # noqa: E731
         monkeypatch.setattr(HostBuffers, "wait", impatient)
-    loop.train(task(inputs, tmp_path / "slow"))
+    loop.train(task(inputs, tmp_path / "slow"), _Steps())
 
     same = [contents(step_folder(tmp_path / name, 3)) for name in ("undisturbed", "slow")]
     assert (same[0] == same[1]) is not planted

@@ -30,16 +30,16 @@ class Output:
     def __init__(self, cluster: Cluster, name: str, *, since: str = "") -> None:
         self._cluster, self._name = cluster, name
         self.until = since
-        """Time of the newest line."""
+        """Time of the newest line that was read; `take` says of each line when it was said."""
         self._heard = time.monotonic()
-        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._stop, self._finish = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="pod-output", daemon=True)
         self._thread.start()
 
-    def take(self, *, seconds: float) -> list[dict[str, Any]]:
-        """What has arrived; waits so long for something."""
-        found: list[dict[str, Any]] = []
+    def take(self, *, seconds: float) -> list[tuple[str, dict[str, Any]]]:
+        """What has arrived, each line with its time; waits so long for something."""
+        found: list[tuple[str, dict[str, Any]]] = []
         try:
             found.append(self._lines.get(timeout=seconds))
             while True:
@@ -93,18 +93,18 @@ class Output:
             at, _, text = line.decode("utf-8", errors="replace").partition(" ")
             # The server counts whole seconds; a line that was cut off comes again.
             if at > known and text.endswith("\n"):
-                self._take(text.rstrip("\n"))
+                self._take(at, text.rstrip("\n"))
                 self.until = at
             if self._stop.is_set():
                 return
 
-    def _take(self, text: str) -> None:
+    def _take(self, at: str, text: str) -> None:
         marked = said(text)
         if marked is None:
             sys.stderr.write(text + "\n")
         else:
             self._heard = time.monotonic()
-            self._lines.put(marked)
+            self._lines.put((at, marked))
 
 
 def said(text: str) -> dict[str, Any] | None:

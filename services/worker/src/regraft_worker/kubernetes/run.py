@@ -101,7 +101,8 @@ class _Watched:
         self._noted = self._began = time.monotonic()
         self._over = threading.Event()
         self._late = Late(cluster, self._name, progress)
-        self._output = Output(cluster, self._name, since=job["metadata"].get("annotations", {}).get(WATCHED, ""))
+        self._handed_on: str = job["metadata"].get("annotations", {}).get(WATCHED, "")
+        self._output = Output(cluster, self._name, since=self._handed_on)
         threading.Thread(target=self._watch, name="job-watch", daemon=True).start()
 
     def to_the_end(self) -> dict[str, Any]:
@@ -140,12 +141,13 @@ class _Watched:
                 self._over.wait(_LOOK_SECONDS)
 
     def _relay(self) -> None:
-        for line in self._output.take(seconds=_LOOK_SECONDS):
+        for at, line in self._output.take(seconds=_LOOK_SECONDS):
             kind = line.pop("type")
             if kind in _LAST:
-                self._last = {"type": kind, **line}
+                self._last = {"type": kind, **line}  # kept until the Job ends: whoever leaves before has not told it
             else:
                 say(self._progress, kind, line)
+                self._handed_on = at
 
     def _read_out(self) -> None:
         self._output.finish()
@@ -244,12 +246,12 @@ class _Watched:
             self._progress.event(text, level="warn", data={"job": self._name})
 
     def _note(self, *, at_once: bool = False) -> None:
-        """For whoever takes the Job over: up to where its output has been handed on."""
-        if not self._output.until or not (at_once or time.monotonic() - self._noted > _NOTE_SECONDS):
+        """For whoever takes the Job over: up to where its output has been handed on, not where it has been read."""
+        if not self._handed_on or not (at_once or time.monotonic() - self._noted > _NOTE_SECONDS):
             return
         self._noted = time.monotonic()
         try:
-            self._cluster.watched(self._made, self._output.until)
+            self._cluster.watched(self._made, self._handed_on)
         except (UnreachableError, ApiError) as error:
             self._tell(f"the Job cannot be marked: {error.message}")
 
