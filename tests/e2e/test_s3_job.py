@@ -12,12 +12,24 @@ import httpx
 import pytest
 from deployment import Deployment, deployment
 
-from helpers import eventually, key_for
+from helpers import eventually, key_for, plant
 from regraft.settings import Settings
 from regraft.storage import Mirror, is_published
 from s3_server import s3_server
 
 PROCESSES = ("api", "dispatcher", "dataprep")
+HOLD = """
+import time
+from regraft.storage import Mirror
+
+def held(self, folder, **options):
+    while folder.name == "step-00000030":
+        time.sleep(0.05)
+    publish(self, folder, **options)
+
+publish, Mirror.publish = Mirror.publish, held
+"""
+"""In a worker: the training cannot end, for one of its checkpoints is not sent."""
 
 
 @pytest.fixture
@@ -39,12 +51,15 @@ def steps_of(running: Deployment, job_id: str) -> list[int]:
 
 
 def test_a_job_whose_worker_is_lost_with_its_disk_ends_on_another_machine(
-    in_bucket: Settings, job: dict[str, Any], tmp_path: Path
+    in_bucket: Settings, job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job["training"].update(max_steps=60, checkpoint={"every_steps": 6, "keep_last": 2})
     job["output"]["formats"] = ["hf"]
     first, second = elsewhere(in_bucket, "first"), elsewhere(in_bucket, "second")
-    with deployment(in_bucket, *PROCESSES) as running, Deployment(first).alone("worker") as lost:
+    with deployment(in_bucket, *PROCESSES) as running, Deployment(first).alone() as lost:
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(plant(tmp_path, HOLD)))
+            lost.start("worker")
         job_id = running.submit(job)
         eventually(lambda: len(steps_of(running, job_id)) >= 2, seconds=120, what="two checkpoints in the bucket")
         lost.kill("worker")
