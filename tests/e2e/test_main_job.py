@@ -115,8 +115,7 @@ def test_a_train_stage_disturbed_again_and_again_ends_with_the_same_bits(
     weights, losses = undisturbed(disturbed, tmp_path)
     assert weights_of(disturbed) == weights
     assert running.losses(job_id) == losses
-    messages = [event["message"] for event in running.client.events(job_id)]
-    assert sum("going on from step" in message for message in messages) == len(DISTURBANCES)
+    assert continuations(running, job_id) == len(DISTURBANCES)
     check_attempts(running, job_id)
 
 
@@ -146,12 +145,18 @@ class _Losses(NullProgress):
 
 
 def await_checkpoint_of(running: Deployment, job_id: str, attempt: int) -> None:
-    """Until that attempt at training has saved something of its own."""
+    """Until that attempt at training has saved something of its own, after it has said again what it found."""
     eventually(
         lambda: len(running.stage(job_id, "train")["attempts"]) == attempt, seconds=120, what="the attempt's start"
     )
+    eventually(lambda: continuations(running, job_id) == attempt - 1, seconds=120, what="where the attempt goes on")
     before = saved(running, job_id)
     eventually(lambda: saved(running, job_id) > before, seconds=120, what="a checkpoint of the attempt")
+
+
+def continuations(running: Deployment, job_id: str) -> int:
+    """How many attempts have said from which step they go on."""
+    return sum("going on from step" in event["message"] for event in running.client.events(job_id))
 
 
 def saved(running: Deployment, job_id: str) -> int:
